@@ -1,0 +1,57 @@
+# Everything a developer or a machine needs; `make` alone lists it.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# torch first and by itself: a range would pull the build with CUDA.
+TORCH  := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev demo test test-long check format proto bench wheel clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "$(TORCH)"
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+install: $(VENV)/.installed  ## install flame-run into .venv
+
+dev: $(VENV)/.installed-dev  ## install what tests and checks need as well
+
+demo: install  ## run the flagship job on real data
+	$(BIN)/flame-run experiment=mnist_coordinated
+
+test: dev  ## run all tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist worksteal
+
+test-long: dev  ## run the tests that take minutes
+	$(BIN)/python -m pytest -m long
+
+check: dev  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: dev  ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: dev  ## generate the protobuf modules again
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. transports/wire.proto flame_run/control/control.proto
+
+bench: dev  ## measure the overhead of a round beside a plain PyTorch loop
+	$(BIN)/python tests/benchmarks/round_overhead.py
+
+wheel: dev  ## build the wheel into dist/
+	$(BIN)/python -m build --wheel --outdir dist
+
+clean:  ## remove what was built
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Composition of the configuration with Hydra, its types, and clear errors for what Hydra refuses."""

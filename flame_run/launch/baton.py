@@ -1,0 +1,146 @@
+"""One worker at a time: a baton that threads of one process hand on at their channel waits."""
+
+import random
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from flame_run.launch.errors import WorkerDied
+
+
+class ThreadState(Protocol):
+    """Process-wide state that each worker shall find as it left it."""
+
+    def save(self) -> Any:
+        """Return the state now."""
+
+    def restore(self, state: Any) -> None:
+        """Bring back what `save` returned."""
+
+
+class PythonRandom:
+    """The generator behind the module `random`."""
+
+    def save(self) -> Any:
+        """Return its state."""
+        return random.getstate()
+
+    def restore(self, state: Any) -> None:
+        """Set its state."""
+        random.setstate(state)
+
+
+class NumpyRandom:
+    """numpy's legacy global generator, once numpy is imported."""
+
+    def save(self) -> Any:
+        """Return its state; None without numpy."""
+        return sys.modules["numpy"].random.get_state() if "numpy" in sys.modules else None
+
+    def restore(self, state: Any) -> None:
+        """Set its state."""
+        if state is not None:
+            sys.modules["numpy"].random.set_state(state)
+
+
+class TorchRandom:
+    """torch's default CPU generator, once torch is imported."""
+
+    def save(self) -> Any:
+        """Return its state; None without torch."""
+        return sys.modules["torch"].get_rng_state() if "torch" in sys.modules else None
+
+    def restore(self, state: Any) -> None:
+        """Set its state."""
+        if state is not None:
+            sys.modules["torch"].set_rng_state(state)
+
+
+RANDOM: tuple[ThreadState, ...] = (PythonRandom(), NumpyRandom(), TorchRandom())
+"""The generators that users draw from without naming one."""
+
+
+class Baton:
+    """Lets one of several threads run: the holder. A `transports.base.Gate`.
+
+    Threads get it in the order in which they ask. Each holder finds the `states` as it left them itself; at its first turn, as
+    they were when the baton was made.
+    """
+
+    def __init__(self, states: Sequence[ThreadState] = RANDOM) -> None:
+        self._states = tuple(states)
+        self._first = [state.save() for state in self._states]
+        self._turns: deque[int] = deque()
+        """Idents of the threads in line; the first one holds the baton."""
+        self._changed = threading.Condition()
+        self._broken = ""
+
+    @contextmanager
+    def held(self, on_line: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Take part: wait for a turn, run, hand the baton on for good.
+
+        Args:
+            on_line: called as soon as this thread stands in line.
+
+        Raises:
+            WorkerDied: the baton was broken.
+
+        """
+        self._join_line()
+        on_line()
+        self._acquire(self._first)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Hand the baton on for as long as the context lasts, then wait for the next turn.
+
+        Raises:
+            RuntimeError: the calling thread does not hold the baton.
+            WorkerDied: the baton was broken.
+
+        """
+        saved = [state.save() for state in self._states]
+        self._leave()
+        try:
+            yield
+        finally:
+            self._join_line()
+            self._acquire(saved)
+
+    def break_off(self, reason: str) -> None:
+        """End every present and future wait for a turn with `WorkerDied(reason)`. The holder keeps running until it waits."""
+        with self._changed:
+            self._broken = reason
+            self._changed.notify_all()
+
+    def _join_line(self) -> None:
+        with self._changed:
+            self._turns.append(threading.get_ident())
+
+    def _acquire(self, states: Sequence[Any]) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            # A breakpoint in another worker may take any time; `break_off` is what ends this wait.
+            self._changed.wait_for(lambda: self._broken or self._turns[0] == me)
+            if self._broken:
+                self._turns.remove(me)
+                self._changed.notify_all()
+                raise WorkerDied(self._broken)
+        for state, value in zip(self._states, states, strict=True):
+            state.restore(value)
+
+    def _leave(self) -> None:
+        with self._changed:
+            if not self._turns or self._turns[0] != threading.get_ident():
+                if self._broken:
+                    return
+                raise RuntimeError(f"thread {threading.current_thread().name!r} does not hold the baton")
+            self._turns.popleft()
+            self._changed.notify_all()

@@ -1,0 +1,218 @@
+"""One job in a worker process: what it is given, how it runs, what it hands back.
+
+Payload and result lie in anonymous memory files (`memfd_create`) whose descriptors travel over the private socket of the fork
+server. Writing them never waits for the other side, whatever state that is in.
+"""
+
+import atexit
+import os
+import pickle
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cloudpickle
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from flame_run.launch.compose import JobConfig
+from flame_run.launch.errors import ResultLost, WorkerDied
+from flame_run.launch.linux import describe_exit
+
+_LENGTH = struct.Struct("<q")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What all workers of a launch share."""
+
+    context: HydraContext
+    task: TaskFunction
+    jobs: tuple[JobConfig, ...]
+    singletons: Any
+    """`Singleton.get_state()` of the runner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """The runner's process state, applied before `work` is unpickled."""
+
+    environment: Mapping[str, str]
+    folder: str
+    path: Sequence[str]
+    arguments: Sequence[str]
+    work: bytes
+
+
+def write_payload(work: Work) -> int:
+    """Pickle `work` with this process's environment into a new memory file; returns its descriptor, which the caller closes."""
+    payload = Surroundings(
+        environment=dict(os.environ),
+        folder=os.getcwd(),  # noqa: PTH109 - a text
+        path=list(sys.path),
+        arguments=sys.argv[:1],
+        work=cloudpickle.dumps(work),
+    )
+    descriptor = os.memfd_create("flame-run-payload")
+    _write(descriptor, pickle.dumps(payload))
+    return descriptor
+
+
+def read_result(descriptor: int) -> JobReturn | None:
+    """Read what a worker wrote into its result file; None if it ended before it could."""
+    data = _read(descriptor)
+    if data is None:
+        return None
+    summary, pickled = pickle.loads(data)  # noqa: S301 - written by our own child process
+    try:
+        result: JobReturn = pickle.loads(pickled)  # noqa: S301
+    except Exception as error:  # noqa: BLE001 - a user's class may raise anything; the worker's own text is kept
+        reason = f"{type(error).__name__}: {error}"
+        return JobReturn(status=JobStatus.FAILED, _return_value=ResultLost(f"cannot be read back ({reason}): {summary}"))
+    return result
+
+
+def run_job_of_payload(payload: int, result: int, number: int) -> int:
+    """Run job `number` of the payload in this process and write its result; returns the exit status of the process."""
+    data = _read(payload)
+    if data is None:
+        raise WorkerDied("the payload of the worker is incomplete")
+    surroundings: Surroundings = pickle.loads(data)  # noqa: S301 - written by our own parent process
+    _adopt(surroundings)
+    try:
+        work: Work = cloudpickle.loads(surroundings.work)
+        outcome = _run(work, work.jobs[number])
+    except BaseException as error:  # noqa: BLE001 - whatever ends the job is its result
+        outcome = _failed(error)
+    _write(result, _pack(outcome))
+    failed = outcome.status is not JobStatus.COMPLETED
+    code = int(failed)
+    if isinstance(outcome._return_value, WorkerDied):  # noqa: SLF001 - the property raises for failed jobs
+        code = getattr(outcome._return_value, "exit_code", code)  # noqa: SLF001
+    # The end of an ordinary Python process without tearing down its modules, which would copy all shared pages.
+    threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001 - as multiprocessing ends its children
+    atexit._run_exitfuncs()  # noqa: SLF001
+    return code
+
+
+def _adopt(surroundings: Surroundings) -> None:
+    for name in os.environ.keys() - surroundings.environment.keys():
+        del os.environ[name]
+    os.environ.update(surroundings.environment)
+    os.chdir(surroundings.folder)
+    sys.path[:] = surroundings.path
+    sys.argv[:] = surroundings.arguments
+
+
+def _run(work: Work, job: JobConfig) -> JobReturn:
+    setup_globals()
+    Singleton.set_state(work.singletons)
+    config = job.build()
+    HydraConfig.instance().set_config(config)
+    return run_composed(work, config)
+
+
+def run_composed(work: Work, config: DictConfig) -> JobReturn:
+    """Hydra's `run_job` with `sys.exit` turned into a failed result, as any other end of the task function."""
+
+    def task(task_config: DictConfig) -> Any:
+        try:
+            return work.task(task_config)
+        except SystemExit as stop:
+            raise exited(stop) from stop
+        except Exception as error:
+            error.add_note(f"Raised in worker process {os.getpid()}:\n{traceback.format_exc()}")
+            raise
+
+    return run_job(
+        task_function=task,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=work.context,
+    )
+
+
+def exited(stop: SystemExit) -> WorkerDied:
+    """Follow the rule of the interpreter: None is 0, a number is itself, anything else is printed and means 1."""
+    if stop.code is None or isinstance(stop.code, int):
+        code = stop.code or 0
+        return WorkerDied(f"ended by sys.exit({'' if stop.code is None else stop.code})", exit_code=code & 0xFF)
+    return WorkerDied(f"ended by sys.exit({stop.code!r})", exit_code=1)
+
+
+def _failed(error: BaseException) -> JobReturn:
+    if not isinstance(error, Exception):
+        error = WorkerDied("".join(traceback.format_exception(error)).rstrip(), exit_code=1)
+    return JobReturn(status=JobStatus.FAILED, _return_value=error)
+
+
+def died(job: JobConfig, process: int | None, code: int | None, reason: str = "") -> JobReturn:
+    """Make the result of a job whose process ended without one.
+
+    Args:
+        job: the job.
+        process: its process id, None if it was never started.
+        code: exit status or minus the signal, None if not known.
+        reason: more to say.
+
+    """
+    who = f"{job.label} (process {process})" if process is not None else f"{job.label} (never started)"
+    how = describe_exit(code) if code is not None else "ended"
+    text = f"{who}: {how}{', ' + reason if reason else ''}" if process is not None else f"{who}: {reason}"
+    return JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED, _return_value=WorkerDied(text, exit_code=code))
+
+
+def portable(value: Any) -> ResultLost | None:
+    """Check that a result or exception survives a trip to another process; what to send instead where it does not."""
+    try:
+        # An exception class can pickle and still not unpickle.
+        pickle.loads(cloudpickle.dumps(value))  # noqa: S301
+    except Exception as why:  # noqa: BLE001 - a user's object may raise anything here
+        return ResultLost(f"cannot be pickled ({type(why).__name__}: {why}): {_summary(value)}")
+    return None
+
+
+def _summary(value: Any) -> str:
+    if isinstance(value, BaseException):
+        return "".join(traceback.format_exception(value)).rstrip()
+    return f"a result of type {type(value).__qualname__}"
+
+
+def _pack(outcome: JobReturn) -> bytes:
+    """Pickle a result together with a text that stands in for it where it cannot be read back."""
+    value = outcome._return_value  # noqa: SLF001 - the property raises for failed jobs
+    lost = portable(value)
+    if lost is not None:
+        outcome = replace(outcome, status=JobStatus.FAILED, _return_value=lost)
+    return pickle.dumps((_summary(value), cloudpickle.dumps(outcome)))
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Write the length last: a file without it is incomplete."""
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        done += os.pwrite(descriptor, view[done:], _LENGTH.size + done)
+    os.pwrite(descriptor, _LENGTH.pack(len(data)), 0)
+
+
+def _read(descriptor: int) -> bytes | None:
+    head = os.pread(descriptor, _LENGTH.size, 0)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    data = bytearray()
+    while len(data) < length:
+        piece = os.pread(descriptor, length - len(data), _LENGTH.size + len(data))
+        if not piece:
+            return None
+        data += piece
+    return bytes(data) if length else None

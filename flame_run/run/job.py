@@ -1,0 +1,93 @@
+"""One run, from the composed configuration to its end: the task function of `flame-run`."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from flame_run.errors import FlameRunError, Interrupted, InvalidConfig, JobFailed, JobTerminated, Problem
+from flame_run.run.checks import plan_of
+from flame_run.run.events import Finish
+from flame_run.run.folder import RunFolder, write_atomically
+from flame_run.run.parts import Parts
+from flame_run.run.runner import Runner
+from flame_run.topology.plan import Plan, plan_to_json
+from flame_run.topology.render import render_mermaid
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Validate, expand, launch, supervise, summarise.
+
+    Returns:
+        The value of the metric that the best model is chosen by, of the last model; what a sweeper can optimise.
+
+    Raises:
+        InvalidConfig: before anything was started or written.
+        JobFailed, JobTerminated, Interrupted: how the job ended, if not well.
+    """
+    folder = RunFolder(HydraConfig.get().runtime.output_dir)
+    try:
+        _linux_only()
+        plan = plan_of(cfg)
+        runner = Runner(cfg, plan, folder)
+        folder.create()
+    except InvalidConfig:
+        with suppress(OSError):  # the folder that Hydra made stays if it holds anything
+            folder.path.rmdir()
+        raise
+    with _logging_to(folder.path / "run.log"):
+        _write_inputs(cfg, plan, folder, runner.parts)
+        finish, metric = runner.run()
+        print(folder.path, flush=True)  # noqa: T201 - the last line of a run, for scripts
+    if finish.status != "completed":
+        raise _error(finish)
+    return metric
+
+
+def _linux_only() -> None:
+    if sys.platform != "linux":
+        raise InvalidConfig([Problem("this machine", sys.platform, "flame-run runs on Linux only")])
+
+
+def _error(finish: Finish) -> FlameRunError:
+    kinds: dict[int, type[FlameRunError]] = {130: Interrupted}
+    kind = JobTerminated if finish.status == "terminated" and finish.exit_status == 1 else kinds.get(finish.exit_status, JobFailed)
+    return kind(finish.error or f"the job is {finish.status}")
+
+
+def _write_inputs(cfg: DictConfig, plan: Plan, folder: RunFolder, parts: Parts) -> None:
+    """What the run was made from: the composed configuration as Hydra would store it, and the plan."""
+    hydra = HydraConfig.get()
+    folder.hydra.mkdir(exist_ok=True)
+    own = cfg.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+    OmegaConf.save(own, folder.config)
+    OmegaConf.save(OmegaConf.create({"hydra": hydra}), folder.hydra / "hydra.yaml")
+    OmegaConf.save(hydra.overrides.task, folder.hydra / "overrides.yaml")
+    write_atomically(folder.plan, json.dumps(plan_to_json(plan), indent=2) + "\n")
+    write_atomically(folder.path / "topology.mmd", render_mermaid(plan) + "\n")
+    module = next((parts.configs[plan.worker(root).role]["model"]["module"] for root in plan.roots), None)
+    if module is not None:
+        content = {"module": module, "python_path": [os.path.abspath(path) for path in cfg.python_path]}  # noqa: PTH100 - plain text
+        write_atomically(folder.checkpoints / "module.json", json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

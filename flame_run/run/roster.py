@@ -1,0 +1,90 @@
+"""The workers of a job as the supervisor knows them, and the records that their changes make."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flame_run.run.events import Action, RecordTask
+from flame_run.run.records import TaskRecord
+from flame_run.run.task import Task
+from flame_run.topology.plan import Plan
+
+
+class Roster:
+    """The tasks of a plan, in its order.
+
+    Args:
+        plan: the workers.
+        type: `system` or `user`, see `TaskRecord`.
+    """
+
+    def __init__(self, plan: Plan, type: str) -> None:
+        self._tasks = {worker.name: Task(worker, plan.job_id, type) for worker in plan.workers}
+        self._results: dict[str, Mapping[str, Any]] = {}
+        self._changed: dict[str, float] = {}
+        self.actions: list[Action] = []
+        """What is to be done; the supervisor hands it over."""
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self._tasks.values())
+
+    def get(self, name: str) -> Task | None:
+        """Return the task of a worker, None if it is none of the plan."""
+        return self._tasks.get(name)
+
+    @property
+    def entered(self) -> int:
+        """The highest round that any worker entered, 0 before the first."""
+        return max((task.round or 0 for task in self), default=0)
+
+    @property
+    def completed(self) -> bool:
+        """Whether every worker has completed."""
+        return all(task.state == "completed" for task in self)
+
+    @property
+    def doubtful(self) -> list[Task]:
+        """Tasks that seem to have failed, those first that blame no peer."""
+        return sorted((task for task in self if task.doubt is not None and not task.final), key=lambda task: task.blames_peer)
+
+    @property
+    def lasting(self) -> tuple[str, ...]:
+        """Workers of which something still runs, as far as anybody can tell."""
+        return tuple(task.name for task in self if not task.over)
+
+    @property
+    def results(self) -> dict[str, Mapping[str, Any]]:
+        """Root -> its latest result, in the order of the plan."""
+        return {name: self._results[name] for name in self._tasks if name in self._results}
+
+    def keep_result(self, task: Task, result: Mapping[str, Any]) -> None:
+        """Keep a root's result; an earlier one is replaced."""
+        self._results[task.name] = result
+
+    def begin(self, time: float) -> None:
+        """Record every task as it is at the beginning."""
+        for task in self:
+            self._record(task, time)
+
+    def records(self) -> tuple[TaskRecord, ...]:
+        """Return the last record of every task."""
+        return tuple(task.record(self._changed.get(task.name, 0.0)) for task in self)
+
+    def starting(self, task: Task, time: float) -> None:
+        """Note that a worker has begun to exist."""
+        # The launcher and the worker's session may tell of it in any order, and late.
+        if task.state == "ready":
+            self.change(task, "starting", time)
+
+    def change(self, task: Task, state: str, time: float, *, round_: int | None = None, error: str | None = None) -> bool:
+        """Change a task and record that, if it is a change; returns False for a final state, which stays."""
+        if task.final:
+            return False
+        before = (task.state, task.round)
+        task.state, task.round, task.error = state, round_ or task.round, error
+        if before != (task.state, task.round):
+            self._record(task, time)
+        return True
+
+    def _record(self, task: Task, time: float) -> None:
+        self._changed[task.name] = time
+        self.actions.append(RecordTask(task.record(time)))

@@ -1,0 +1,233 @@
+"""The runner: starts the workers of a plan through the launcher, follows them, ends the job. The I/O around the supervisor."""
+
+import queue
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from flame_run.control import events as control
+from flame_run.control.controller import Controller
+from flame_run.control.rendezvous import write_rendezvous
+from flame_run.launch.sizing import WorkerLauncher, make_launcher
+from flame_run.launch.workers import launch_workers
+from flame_run.run import events as ev
+from flame_run.run.display import Display, make_display
+from flame_run.run.folder import RunFolder
+from flame_run.run.parts import Parts
+from flame_run.run.records import JsonLines, TaskRecord
+from flame_run.run.summary import build_summary, failure_text, write_summary
+from flame_run.run.supervisor import Supervisor
+from flame_run.topology.plan import Plan
+from flame_run.track.handle import Tracker, start_tracker
+from flame_run.track.settings import make_settings
+
+LAUNCH_END = 10.0
+"""Seconds that the launcher has to return once all workers are gone."""
+_NOT_SHOWN = ("updates", "samples")
+
+
+class Runner:
+    """Runs one job.
+
+    Args:
+        cfg: the composed configuration, validated.
+        plan: the expanded job.
+        folder: the run folder, not yet created.
+
+    Raises:
+        InvalidConfig: a launcher that cannot start all workers at once, or an interpolation that leads nowhere.
+    """
+
+    def __init__(self, cfg: DictConfig, plan: Plan, folder: RunFolder) -> None:
+        self.cfg = cfg
+        self.plan = plan
+        self.folder = folder
+        self.names = [worker.name for worker in plan.workers]
+        self.parts = Parts(plan, cfg, folder, secrets.token_hex(32))
+        self._events: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()
+        self._supervisor = Supervisor(plan, faults=cfg.faults, max_run_time=cfg.job.get("maxRunTime"))
+        self._controller = Controller(plan, part=self.parts, post=self._events.put)
+        self._launcher = make_launcher(cfg.launcher, len(self.names))
+        if hasattr(self._launcher, "observer"):
+            self._launcher.observer = self._observe
+        self._rows: dict[str, TaskRecord] = {}
+        self._tracker: Tracker | None = None
+
+    def run(self) -> tuple[ev.Finish, float | None]:
+        """Run the job to its end, whatever that is; returns how it ended and the metric of the last model."""
+        with ExitStack() as stack:
+            self.folder.write_runner()
+            stack.callback(self.folder.sweep)
+            self._tasks = stack.enter_context(JsonLines(self.folder.tasks))
+            self._metrics = stack.enter_context(JsonLines(self.folder.metrics))
+            stack.enter_context(_signals(self._events.put))
+            rounds = (self.cfg.job.get("hyperparameters") or {}).get("rounds")
+            self._display = make_display(self.plan.job_name, rounds)
+            stack.callback(self._display.close)
+            finish = self._follow(stack)
+            summary = self._summarise(finish)
+            self._end_tracking(self._display)
+        return finish, _objective(summary["metrics"], self.cfg.checkpoint.metric)
+
+    def _follow(self, stack: ExitStack) -> ev.Finish:
+        """Launch and handle events until the supervisor says that the job is over."""
+        stack.callback(self._controller.abort, "the runner has ended")
+        work = self._work(stack)
+        launching = threading.Thread(target=self._launch, args=(work,), name="launch", daemon=True)
+        finish: ev.Finish | None = None
+        for action in self._supervisor.begin(time.monotonic(), time.time()):
+            self._do(action)
+        self._display.update(list(self._rows.values()))
+        launching.start()
+        self._start_tracking()
+        while finish is None:
+            event = self._next_event()
+            for action in self._supervisor.handle(event, time.monotonic()):
+                if isinstance(action, ev.Finish):
+                    finish = action
+                else:
+                    self._do(action)
+            if isinstance(event, control.MetricsReported):
+                self._show_metrics(event)
+            self._display.update(list(self._rows.values()), self._supervisor.epochs())
+        launching.join(LAUNCH_END)
+        return finish
+
+    def _work(self, stack: ExitStack) -> Callable[[DictConfig], None]:
+        """The task function of the workers, and what they need to find the controller."""
+        gate, hub = getattr(self._launcher, "gate", None), getattr(self._launcher, "hub", None)
+        if gate is not None and hub is not None:
+            from flame_run.run.worker import Workplace, work  # noqa: PLC0415 - imports torch, here as in every worker
+
+            return partial(work, workplace=Workplace(controller=self._controller, hub=hub, gate=gate))
+        from flame_run.control.server import ControlServer  # noqa: PLC0415 - gRPC is of no use to threads
+        from flame_run.run.entry import work_in_process  # noqa: PLC0415
+
+        server = ControlServer(self._controller, host=self.cfg.transport.bind, heartbeat=self.cfg.faults.heartbeat)
+        address = server.start()
+        stack.callback(server.stop)
+        write_rendezvous(self.folder.rendezvous, address, self._controller.token)
+        return work_in_process
+
+    def _launch(self, work: Callable[[DictConfig], None]) -> None:
+        """Call the launcher and post how that ended; runs in a thread of its own."""
+        overrides = HydraConfig.get().overrides
+        try:
+            returns = launch_workers(
+                self._launcher,
+                config_loader=GlobalHydra.instance().config_loader(),
+                config_name=HydraConfig.get().job.config_name,
+                overrides=list(overrides.task),
+                hydra_overrides=list(overrides.hydra),
+                sweep_dir=self.folder.workers,
+                names=self.names,
+                rendezvous=self.folder.rendezvous,
+                task_function=work,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a launcher raises fails the job by name
+            self._events.put(ev.LaunchFailed(error=f"{type(error).__name__}: {error}", time=time.time()))
+            return
+        results = tuple(
+            (name, each.status.name == "COMPLETED", "" if each.status.name == "COMPLETED" else str(each._return_value))  # noqa: SLF001 - `return_value` raises
+            for name, each in zip(self.names, returns, strict=True)
+        )
+        self._events.put(ev.LaunchReturned(results=results, time=time.time()))
+
+    def _observe(self, index: int, pid: int, what: str) -> None:
+        self._events.put(ev.ProcessEvent(worker=self.names[index], pid=pid, what=what, time=time.time()))
+
+    def _next_event(self) -> ev.Event:
+        left = self._supervisor.deadline() - time.monotonic()
+        try:
+            return self._events.get(timeout=max(0.0, min(left, threading.TIMEOUT_MAX)))
+        except queue.Empty:
+            return ev.Tick(time=time.time())
+
+    def _do(self, action: ev.Action) -> None:
+        match action:
+            case ev.RecordTask(record):
+                self._tasks.append(record)
+                self._rows[record.worker] = record
+                self._wake_tracker()
+            case ev.RecordMetrics(records):
+                for each in records:
+                    self._metrics.append(each)
+                self._wake_tracker()
+            case ev.AbortJob(reason):
+                self._controller.abort(reason)
+            case ev.KillWorkers(workers, reason):
+                self._display.message(f"killing {', '.join(workers)}: {reason}")
+                cast("WorkerLauncher", self._launcher).kill()
+            case ev.Warn(text):
+                self._display.message(f"warning: {text}")
+
+    def _summarise(self, finish: ev.Finish) -> dict[str, Any]:
+        summary = build_summary(self._supervisor.outcome(time.monotonic()), self.folder.checkpoints)
+        write_summary(summary, self.folder.summary)
+        if finish.error is not None and finish.culprits:
+            self._display.message(failure_text(finish.error, finish.culprits, self.folder))
+        return summary
+
+    def _show_metrics(self, event: control.MetricsReported) -> None:
+        values = {name: value for name, value in event.values.items() if name not in _NOT_SHOWN and not name.endswith("_seconds")}
+        if event.worker in self.plan.roots and values:
+            self._display.metrics(event.round, values, event.worker if len(self.plan.roots) > 1 else "")
+
+    def _start_tracking(self) -> None:
+        tracking = self.cfg.tracking
+        if tracking.enabled:
+            settings = make_settings(
+                tracking,
+                run_dir=self.folder.path,
+                working_dir=Path(HydraConfig.get().runtime.cwd),
+                run_name=f"{self.plan.job_name}-{self.folder.path.name}",
+                roots=self.plan.roots,
+            )
+            self._tracker = start_tracker(settings)
+
+    def _wake_tracker(self) -> None:
+        if self._tracker is not None:
+            self._tracker.wake()
+
+    def _end_tracking(self, display: Display) -> None:
+        if self._tracker is None:
+            return
+        result = self._tracker.finish(self.cfg.tracking.timeout)
+        for warning in result.warnings:
+            display.message(f"warning: {warning}")
+        if result.unsent:
+            display.message(f"{result.unsent} metrics have not reached MLflow; `flame-run track {self.folder.path}` delivers them")
+        display.message(f"MLflow: {result.ui_command}")
+
+
+def _objective(metrics: dict[str, float], wanted: str | None) -> float | None:
+    names = [wanted] if wanted else ["accuracy", "loss"]
+    return next((metrics[name] for name in names if name in metrics), None)
+
+
+@contextmanager
+def _signals(post: Callable[[ev.Event], None]) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into events; only the main thread of a process may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _: object) -> None:
+        post(ev.StopRequested(signal=signal.Signals(number).name, time=time.time()))
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

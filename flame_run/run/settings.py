@@ -1,0 +1,35 @@
+"""From the resolved configuration of a worker to the settings that roles understand."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from roles.settings import Checkpoint, Quorum, Settings, Share, Stop
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """Settings from a `role_config`; values have been checked by the documents' schemas and the groups' types."""
+    job, faults, checkpoint = config["job"], config["faults"], config["checkpoint"]
+    hyperparameters = job.get("hyperparameters") or {}
+    evaluate, share = job.get("evaluate") or {}, job.get("share") or {}
+    stop = {key: value for key, value in (job.get("stop") or {}).items() if value is not None}
+    base = job.get("baseModel")
+    return Settings(
+        seed=job.get("seed", 0),
+        rounds=hyperparameters.get("rounds", 1),
+        epochs=hyperparameters.get("epochs", 1),
+        evaluate_every=evaluate.get("every", 1),
+        optimizer=job.get("optimizer") or "reset",
+        coordinate=(job.get("coordinate") or {}).get("policy", "random"),
+        base_model=base.get("path") if base else None,
+        hyperparameters=hyperparameters,
+        stop=Stop(**stop),
+        share=Share(
+            include=tuple(share.get("include") or ("*",)),
+            exclude=tuple(share.get("exclude") or ()),
+            weighted_by=share.get("weightedBy") or "samples",
+        ),
+        checkpoint=Checkpoint(
+            every=checkpoint["every"], keep=checkpoint["keep"], metric=checkpoint["metric"], mode=checkpoint["mode"]
+        ),
+        quorum=Quorum(min_ends=faults["min_ends"], deadline=faults["deadline"], join_timeout=faults["join_timeout"]),
+    )

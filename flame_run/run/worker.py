@@ -1,0 +1,126 @@
+"""A worker: registers with the controller, opens its channels, runs its role, reports how it ended.
+
+This is the task function that every launcher calls, in a process of its own or (`launcher=debug`) in a thread.
+"""
+
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from flame_run import torchvision_guard
+from flame_run.control.controller import Controller
+from flame_run.control.session import Session
+from flame_run.errors import FlameRunError
+from transports.base import Endpoint, Gate
+from transports.inproc import Hub
+
+log = logging.getLogger(__name__)
+GRACE = 2.0
+"""Seconds that a stopped worker has to unwind before its process is ended."""
+
+
+class WorkerFailed(FlameRunError):
+    """A worker's role raised; the text says what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workplace:
+    """What workers share that are threads of the runner's process."""
+
+    controller: Controller
+    hub: Hub
+    gate: Gate
+
+
+def work(cfg: DictConfig, *, workplace: Workplace | None = None) -> None:
+    """Be the worker `cfg.worker.name` from start to end.
+
+    Raises:
+        WorkerFailed: the role failed; the controller has been told.
+    """
+    torchvision_guard.install()
+    session = _session(cfg, workplace)
+    try:
+        part = session.open(cfg.faults.join_timeout)
+        _perform(part, session, cfg.faults.join_timeout, workplace)
+    finally:
+        session.close()
+
+
+def _session(cfg: DictConfig, workplace: Workplace | None) -> Session:
+    name = str(cfg.worker.name)
+    if workplace is not None:
+        from flame_run.control.local_session import LocalSession  # noqa: PLC0415 - each launcher loads its own kind
+
+        return LocalSession(workplace.controller, name, gate=workplace.gate)
+    from flame_run.control.grpc_session import GrpcSession  # noqa: PLC0415
+    from flame_run.control.rendezvous import read_rendezvous  # noqa: PLC0415
+
+    address, token = read_rendezvous(Path(cfg.worker.rendezvous))
+    return GrpcSession(address, token, name)
+
+
+def _perform(part: Mapping[str, Any], session: Session, timeout: float, workplace: Workplace | None) -> None:
+    assembly = None
+    try:
+        from flame_run.run.assemble import Assembly  # noqa: PLC0415 - imports Lightning; what fails there is reported
+
+        assembly = Assembly(part, session, workplace)
+        session.on_abort = _Stopper(assembly.endpoint, assembly.aborted, in_process=workplace is None)
+        session.ready(assembly.endpoint.address)
+        assembly.endpoint.connect(session.wait_start(timeout))
+        session.state("running")
+        assembly.role().run()
+    except BaseException as error:
+        if session.aborted is not None:
+            session.state("terminated", error=session.aborted)
+            log.info("stopped: %s", session.aborted)
+            return
+        text = "".join(traceback.format_exception_only(error)).strip()
+        log.exception("the worker failed")
+        session.state("failed", error=text, secondary=_secondary(error))
+        raise WorkerFailed(text) from None
+    finally:
+        if assembly is not None:
+            assembly.endpoint.close()
+    session.state("completed")
+
+
+def _secondary(error: BaseException) -> bool:
+    """Whether the error only says that somebody else has failed."""
+    from roles.errors import RoundFailed  # noqa: PLC0415
+    from transports.errors import PeerLost  # noqa: PLC0415
+
+    return isinstance(error, PeerLost | RoundFailed)
+
+
+class _Stopper:
+    """Ends this worker's waits when the controller says so, and its process if it does not unwind in time."""
+
+    def __init__(self, endpoint: Endpoint, aborted: threading.Event, *, in_process: bool) -> None:
+        self._endpoint = endpoint
+        self._aborted = aborted
+        self._in_process = in_process
+
+    def __call__(self, reason: str) -> None:
+        self._aborted.set()
+        self._endpoint.abort(reason)
+        if self._in_process:
+            last_resort = threading.Timer(GRACE, self._exit)
+            last_resort.daemon = True
+            last_resort.start()
+
+    @staticmethod
+    def _exit() -> None:
+        log.warning("ended by force: the worker did not stop within %g s", GRACE)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1)

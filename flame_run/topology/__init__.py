@@ -1,0 +1,1 @@
+"""From schema, dataset spec and job to a plan: rules, expansion, the plan itself and how it is shown."""

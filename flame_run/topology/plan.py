@@ -1,0 +1,196 @@
+"""The plan of a job: its workers, their groups and peers. Frozen values, no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from roles.tags import AGGREGATE, COORDINATE_WITH, DISTRIBUTE, FETCH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """One dataset after `count` was expanded: exactly one worker's data."""
+
+    name: str
+    url: str
+    realm: str
+    data_format: str = ""
+    description: str = ""
+    is_public: bool = False
+    partition: Mapping[str, Any] | None = None
+    """`{strategy, index, of, ...}` of the cut of the source, None for all of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One resolved vertex instance."""
+
+    name: str
+    """`ROLE-INDEX`."""
+    task_id: str
+    """40 hex digits, derived from job and worker."""
+    role: str
+    index: int
+    groups: Mapping[str, str]
+    """Channel name -> the label that this worker joins there."""
+    realm: str
+    dataset: Dataset | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """An edge of the graph after expansion."""
+
+    name: str
+    pair: tuple[str, str]
+    """The two role names; the same name twice for a channel among equals."""
+    backend: str
+    """`auto`, `grpc`, `shm` or `inproc`."""
+    func_tags: Mapping[str, tuple[str, ...]]
+    """Role name -> the functions it performs on this channel."""
+    groups: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Label -> role name -> worker names in the order of the plan."""
+
+    @property
+    def among_equals(self) -> bool:
+        """Whether both ends are of the same role."""
+        return self.pair[0] == self.pair[1]
+
+    def other(self, role: str) -> str:
+        """Name the role at the other side; the same one on a channel among equals."""
+        return self.pair[1] if self.pair[0] == role else self.pair[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A validated, expanded job."""
+
+    job_id: str
+    """24 hex digits derived from the three documents, or the job's own `id`."""
+    job_name: str
+    schema_name: str
+    code: Mapping[str, str]
+    """Role name -> import path of the class attached to it, such as `roles.Trainer`."""
+    workers: tuple[Worker, ...]
+    channels: tuple[Channel, ...]
+    evaluation: Dataset | None = None
+    """Whose test split the roots evaluate on: `job.evaluate.dataset`, else the first dataset of the plan."""
+
+    @cached_property
+    def _workers(self) -> Mapping[str, Worker]:
+        return {worker.name: worker for worker in self.workers}
+
+    @cached_property
+    def _order(self) -> Mapping[str, int]:
+        return {worker.name: position for position, worker in enumerate(self.workers)}
+
+    @cached_property
+    def _channels(self) -> Mapping[str, Channel]:
+        return {channel.name: channel for channel in self.channels}
+
+    def worker(self, name: str) -> Worker:
+        """Look a worker up by name.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        return self._workers[name]
+
+    def channel(self, name: str) -> Channel:
+        """Look a channel up by name.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        return self._channels[name]
+
+    def ends(self, worker: str, channel: str) -> tuple[str, ...]:
+        """List the peers of `worker` on `channel`, in the order of the plan: those of the other role in its group.
+
+        On a channel among equals: all others of its group.
+
+        Raises:
+            KeyError: no such worker or channel, or the worker is not on it.
+        """
+        here, edge = self.worker(worker), self.channel(channel)
+        group = edge.groups[here.groups[channel]]
+        return tuple(name for name in group.get(edge.other(here.role), ()) if name != worker)
+
+    def hosts(self, channel: str) -> str:
+        """Name the role whose workers listen on `channel`; the other one dials.
+
+        It is the role that binds `distribute`, `aggregate` or a `coordinateWith...`; else the one that consumes no
+        data; else the first of the pair. On a channel among equals everyone listens, see `dials`.
+        """
+        edge = self.channel(channel)
+        listening = [role for role in edge.pair if _listens(edge.func_tags.get(role, ()))]
+        idle = [role for role in edge.pair if role not in self._consumers]
+        return (listening or idle or list(edge.pair))[0]
+
+    @cached_property
+    def _consumers(self) -> frozenset[str]:
+        return frozenset(worker.role for worker in self.workers if worker.dataset is not None)
+
+    def dials(self, worker: str, channel: str) -> tuple[str, ...]:
+        """List the ends that `worker` connects to on `channel`; the others connect to it.
+
+        On a channel among equals a worker dials those that stand before it in the plan.
+
+        Raises:
+            KeyError: as `ends`.
+        """
+        ends, edge = self.ends(worker, channel), self.channel(channel)
+        if edge.among_equals:
+            return tuple(end for end in ends if self._order[end] < self._order[worker])
+        return () if self.worker(worker).role == self.hosts(channel) else ends
+
+    @cached_property
+    def roots(self) -> tuple[str, ...]:
+        """Names of the workers that own a global model: their role binds `distribute` and no `fetch`.
+
+        Where no role binds `distribute` (a ring), the lowest-named worker is the root.
+        """
+        bound: dict[str, set[str]] = {}
+        for channel in self.channels:
+            for role, tags in channel.func_tags.items():
+                bound.setdefault(role, set()).update(tags)
+        roots = tuple(
+            worker.name for worker in self.workers if DISTRIBUTE in bound[worker.role] and FETCH not in bound[worker.role]
+        )
+        return roots or tuple(sorted(self._workers)[:1])
+
+
+def _listens(tags: tuple[str, ...]) -> bool:
+    return any(tag in (DISTRIBUTE, AGGREGATE) or tag.startswith(COORDINATE_WITH) for tag in tags)
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """Write a plan as the JSON object of `flame-run plan --json` and `plan.json` (design 2.5)."""
+    return {
+        "job": {
+            "id": plan.job_id,
+            "name": plan.job_name,
+            "schema": plan.schema_name,
+            "code": dict(plan.code),
+            "roots": list(plan.roots),
+        },
+        "workers": [
+            {
+                "name": worker.name,
+                "task_id": worker.task_id,
+                "role": worker.role,
+                "groups": dict(worker.groups),
+                "dataset": worker.dataset.name if worker.dataset is not None else None,
+                "realm": worker.realm,
+            }
+            for worker in plan.workers
+        ],
+        "channels": [
+            {
+                "name": channel.name,
+                "groups": {label: {role: list(names) for role, names in group.items()} for label, group in channel.groups.items()},
+            }
+            for channel in plan.channels
+        ],
+    }

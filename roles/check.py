@@ -1,0 +1,60 @@
+"""What is checked of an update before any of it counts."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from roles.average import computable
+from transports.message import Header, Scalar, TensorSpec
+
+MAX_SAMPLES = 10**12
+"""An update that claims more training samples than this, or a larger weight, is refused."""
+
+
+def check_header(header: Header, *, round: int, specs: Mapping[str, TensorSpec], sum_specs: Mapping[str, TensorSpec]) -> str | None:
+    """Why an offered update cannot be taken, judged by its header alone; None if it can.
+
+    `specs` are the entries a trainer must send, `sum_specs` those of a middle aggregator's sum.
+    """
+    if header.kind != "update":
+        return f"kind {header.kind!r} where an update is expected"
+    if header.round != round:
+        return f"update of round {header.round} in round {round}"
+    reason = _check_scalars(header.scalars)
+    if reason is not None:
+        return reason
+    if set(header.specs) != {"weights"}:
+        return f"tensor groups {sorted(header.specs)} where ['weights'] is expected"
+    return _check_entries(header.specs["weights"], sum_specs if header.scalars.get("merged") else specs)
+
+
+def _check_scalars(scalars: Mapping[str, Scalar]) -> str | None:
+    weight, samples, merged = scalars.get("weight"), scalars.get("samples"), scalars.get("merged", False)
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight <= MAX_SAMPLES:
+        return f"weight {weight!r} is not a number above 0 and up to {MAX_SAMPLES}"
+    if not isinstance(samples, int) or isinstance(samples, bool) or not 0 < samples <= MAX_SAMPLES:
+        return f"{samples!r} samples: not an integer from 1 to {MAX_SAMPLES}"
+    return None if isinstance(merged, bool) else f"merged {merged!r} is not a truth value"
+
+
+def _check_entries(found: Mapping[str, TensorSpec], expected: Mapping[str, TensorSpec]) -> str | None:
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or extra:
+        return f"entries differ: missing {missing[:5]}, unknown {extra[:5]}"
+    for name, spec in expected.items():
+        if found[name] != spec:
+            return f"entry {name!r} is {_show(found[name])}, expected {_show(spec)}"
+    return None
+
+
+def _show(spec: TensorSpec) -> str:
+    return f"{str(spec.dtype).removeprefix('torch.')}{list(spec.shape)}"
+
+
+def check_values(state: Mapping[str, Tensor]) -> str | None:
+    """The first entry that is not finite, as a reason; None if all are."""
+    for name, value in state.items():
+        if (value.is_floating_point() or value.is_complex()) and not bool(torch.isfinite(computable(value)).all()):
+            return f"entry {name!r} has values that are not finite"
+    return None

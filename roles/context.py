@@ -1,0 +1,73 @@
+"""What a role is given: who it is, its channels, its settings, and factories for model and data.
+
+Nothing in here knows how the process was started or where reports go; the runner fills it in, tests build it by hand.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning.pytorch import LightningDataModule, LightningModule
+
+from roles.settings import Settings
+from roles.strategy import Strategy
+from transports.base import Channel, Endpoint
+
+
+class Reporter(Protocol):
+    """Where a role says what happens to it. Calls return at once."""
+
+    def entered(self, round: int) -> None:
+        """The worker enters `round` (from 1)."""
+
+    def progress(self, epoch: int, epochs: int) -> None:
+        """`epoch` of `epochs` local epochs of the round is done."""
+
+    def metrics(self, round: int, values: Mapping[str, float]) -> None:
+        """Named values of `round`."""
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """What a root ends with: JSON-able."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A worker at the other end of a channel."""
+
+    name: str
+    role: str
+    groups: Mapping[str, str]
+    """Channel name -> label, of all its channels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Everything a role works with."""
+
+    name: str
+    role: str
+    index: int
+    endpoint: Endpoint
+    channels: Mapping[str, Channel]
+    tags: Mapping[str, tuple[str, ...]]
+    """Function tag -> names of the channels on which the schema binds it for this role."""
+    peers: Mapping[str, Peer]
+    groups: Mapping[str, str]
+    settings: Settings
+    strategy: Strategy
+    reporter: Reporter
+    folder: Path | None = None
+    """Where a root stores models and checkpoints; None stores nothing."""
+    build_module: Callable[[], LightningModule] | None = None
+    build_data: Callable[[], LightningDataModule] | None = None
+    """This worker's own data (data consumers)."""
+    build_test_data: Callable[[], LightningDataModule] | None = None
+    """The data that a root evaluates on."""
+    build_trainer_options: Callable[[], Mapping[str, Any]] = dict
+    """Keyword arguments of Lightning's `Trainer`, callbacks already built."""
+    overlap: bool = True
+    """Whether a root may evaluate in a thread beside the next round; not where all workers share one process."""
+    aborted: threading.Event = field(default_factory=threading.Event)
+    """Set when the job is over for this worker whatever it does."""

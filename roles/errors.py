@@ -1,0 +1,23 @@
+"""Errors of the roles.
+
+RoleError
+├── RoundFailed      a round closed below its quorum; the text names the ends and why each is missing
+├── BadModel         a module or data module that cannot take part; the text says what to change
+└── UnexpectedMessage  a peer sent something that this role does not expect now
+"""
+
+
+class RoleError(Exception):
+    """Base of every error that a role raises on purpose."""
+
+
+class RoundFailed(RoleError):
+    """Too few ends delivered a usable update."""
+
+
+class BadModel(RoleError):
+    """The module, its state or its data cannot take part in the job."""
+
+
+class UnexpectedMessage(RoleError):
+    """A message of a kind or round that does not fit what the role is doing."""

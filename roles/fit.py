@@ -1,0 +1,169 @@
+"""Local training and evaluation with Lightning: one `Trainer` for the whole job, nothing it was not asked for."""
+
+import copy
+import time
+from collections.abc import Mapping, Sized
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as Lightning
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from roles import seeds
+from roles.context import Context
+from roles.errors import BadModel
+from transports.errors import Aborted
+
+QUIET: Mapping[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "devices": 1,
+}
+"""Options of Lightning's `Trainer` unless the configuration says otherwise."""
+
+
+class _Link(Callback):
+    """Ties a fit to the job: reports epochs, and ends it between two batches when the job is over.
+
+    That is the only way to stop a worker that is a thread.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        if self._context.aborted.is_set():
+            raise Aborted("the job is over")
+
+    def on_train_epoch_end(self, trainer: Lightning, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+        self._context.reporter.progress(trainer.current_epoch + 1, self._context.settings.epochs)
+
+
+class _KeepOptimizer(Callback):
+    """Carries optimizer and scheduler state from one fit to the next."""
+
+    def __init__(self) -> None:
+        self._optimizers: list[dict[str, Any]] = []
+        self._schedulers: list[dict[str, Any]] = []
+
+    def on_fit_start(self, trainer: Lightning, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+        for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=False):
+            optimizer.load_state_dict(state)
+        for config, state in zip(trainer.lr_scheduler_configs, self._schedulers, strict=False):
+            config.scheduler.load_state_dict(state)
+
+    def on_train_end(self, trainer: Lightning, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+        self._optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
+        self._schedulers = [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
+
+
+class LocalTraining:
+    """A module, its data and one reused Lightning trainer.
+
+    Each fit starts from the generators seeded with (job seed, worker, round), from epoch 0 and step 0, so that a
+    round is the same whatever ran before it in this process.
+    """
+
+    def __init__(self, context: Context, module: LightningModule, data: LightningDataModule) -> None:
+        self.context = context
+        self.module = module
+        self.data = data
+        settings = context.settings
+        options = {**QUIET, "max_epochs": settings.epochs, **context.build_trainer_options()}
+        own = options.pop("callbacks", None) or []
+        callbacks = [*([own] if isinstance(own, Callback) else own), *context.strategy.callbacks()]
+        if settings.optimizer == "keep":
+            callbacks.append(_KeepOptimizer())
+        self._trainer = Lightning(**options, callbacks=[*callbacks, _Link(context)])
+        self._fresh = copy.deepcopy(self._trainer.fit_loop.state_dict())
+        seeds.apply(seeds.derive(settings.seed, context.name, 0))
+        self.samples = _samples(data)
+
+    def fit(self, round: int) -> dict[str, float]:
+        """Train for one round.
+
+        Returns:
+            What the module logged while training (last values) and `fit_seconds`.
+        """
+        began = time.monotonic()
+        seeds.apply(seeds.derive(self.context.settings.seed, self.context.name, round))
+        loop = self._trainer.fit_loop
+        loop.load_state_dict(copy.deepcopy(self._fresh))
+        loop.restarting = False
+        self._trainer.fit(self.module, datamodule=self.data)
+        values = {name: float(value) for name, value in self._trainer.callback_metrics.items()}
+        return {**values, "fit_seconds": time.monotonic() - began}
+
+
+class Evaluation:
+    """Tests a module on held-out data with one reused Lightning trainer."""
+
+    def __init__(self, context: Context, module: LightningModule, data: LightningDataModule) -> None:
+        self.context = context
+        self.module = module
+        self.data = data
+        options = {
+            name: value for name, value in context.build_trainer_options().items() if name not in ("callbacks", "max_epochs")
+        }
+        self._trainer = Lightning(**{**QUIET, **options})
+
+    def test(self, round: int) -> dict[str, float]:
+        """Metrics of the module as it is now: what its `test_step` logs, averaged as Lightning does.
+
+        Raises:
+            BadModel: the module logs nothing in `test_step`.
+        """
+        seeds.apply(seeds.derive(self.context.settings.seed, "evaluate", round))
+        results = self._trainer.test(self.module, datamodule=self.data, verbose=False)
+        metrics = {name: float(value) for result in results for name, value in result.items()}
+        if not metrics:
+            raise BadModel(f"{type(self.module).__name__}.test_step logs no metric; log what the global model is judged by")
+        return metrics
+
+    def example(self) -> Any:
+        """Two samples of the input of the first test batch, on the CPU; None where the batch is of an unknown kind."""
+        self.data.prepare_data()
+        self.data.setup("test")
+        loader = self.data.test_dataloader()
+        batch = next(iter(loader[0] if isinstance(loader, list | tuple) else loader), None)
+        inputs = batch[0] if isinstance(batch, list | tuple) else batch
+        return inputs[:2].detach().cpu().clone() if isinstance(inputs, Tensor) else None
+
+
+def _samples(data: LightningDataModule) -> int:
+    """Training samples of a worker, the n_k of federated averaging: the length of its training dataset.
+
+    Raises:
+        BadModel: the loader has no length, or the dataset is empty.
+    """
+    data.prepare_data()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    if not isinstance(loader, DataLoader):
+        raise BadModel(f"train_dataloader() returns a {type(loader).__name__}; a worker trains on one torch DataLoader")
+    try:
+        samples = len(cast("Sized", loader.dataset))
+    except TypeError as error:
+        raise BadModel("the training dataset has no length: updates cannot be weighted by samples") from error
+    if samples == 0:
+        raise BadModel("the training dataset is empty")
+    return samples
+
+
+def build_seeded(context: Context) -> LightningModule:
+    """The module as every worker of the job builds it: generators seeded with (job seed, "model").
+
+    Raises:
+        BadModel: the context has none.
+    """
+    if context.build_module is None:
+        raise BadModel(f"{context.name} needs a module: set model.module")
+    with torch.random.fork_rng(devices=[]):
+        seeds.apply(seeds.derive(context.settings.seed, "model"))
+        return context.build_module()

@@ -1,0 +1,90 @@
+"""The base of all roles: functions bound to channels by tags, joining, and the farewell."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from roles.context import Context
+from roles.errors import UnexpectedMessage
+from roles.tags import followers, marked_functions, marked_tags
+from transports.base import Channel
+from transports.errors import PeerLost
+from transports.message import Message
+
+END = "end"
+"""Kind of the message that ends the job for its receiver."""
+
+
+class Role(ABC):
+    """What a worker does. Subclass it, mark methods with `@function("tag")`, and bind the tags in the schema.
+
+    A marked method takes the channel that its tag is bound to, then whatever its caller passes. One marked
+    `@function("tag", after="other")` runs by itself each time `other` has run, if the schema binds it.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    @classmethod
+    def get_func_tags(cls) -> list[str]:
+        """The function tags that the schema may bind for this role."""
+        return marked_tags(cls)
+
+    @abstractmethod
+    def run(self) -> None:
+        """Do the worker's whole job; returns when it is over. Channels are open, nobody has joined yet."""
+
+    def bound(self, tag: str) -> bool:
+        """Whether the schema binds `tag` for this role."""
+        return bool(self.context.tags.get(tag))
+
+    def channel(self, tag: str) -> Channel:
+        """The channel on which `tag` is bound.
+
+        Raises:
+            KeyError: it is bound to none.
+        """
+        return self.context.channels[self.context.tags[tag][0]]
+
+    def perform(self, tag: str, *arguments: Any) -> Any:
+        """Run the function marked `tag` on its channel, then the bound functions declared to come after it."""
+        result = self._call(tag, *arguments)
+        for later in followers(type(self), tag):
+            if self.bound(later):
+                self.perform(later)
+        return result
+
+    def _call(self, tag: str, *arguments: Any) -> Any:
+        return marked_functions(type(self))[tag](self, self.channel(tag), *arguments)
+
+    def join(self) -> None:
+        """Wait until every end of every channel is there.
+
+        Raises:
+            WaitTimeout: names the ends that are missing after `join_timeout`.
+        """
+        for channel in self.context.channels.values():
+            channel.wait_joined(timeout=self.context.settings.quorum.join_timeout)
+
+    def farewell(self, channels: Iterable[Channel]) -> None:
+        """Tell everyone on `channels` that the job is over and wait until each has taken it or is gone."""
+        timeout = self.context.settings.quorum.join_timeout
+        deliveries = [channel.send(Message(kind=END, round=0), channel.joined) for channel in channels]
+        for delivery in deliveries:
+            delivery.wait(timeout)
+
+
+def expect(message_kind: str, expected: Iterable[str], end: str) -> None:
+    """Check the kind of a message.
+
+    Raises:
+        UnexpectedMessage: it is none of `expected`.
+    """
+    allowed = list(expected)
+    if message_kind not in allowed:
+        raise UnexpectedMessage(f"{end} sent {message_kind!r} where one of {allowed} is expected")
+
+
+def lost(end: str, reason: str) -> PeerLost:
+    """The error of a role that cannot go on without `end`."""
+    return PeerLost(end, reason or "left before the end of the job")

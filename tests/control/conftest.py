@@ -1,0 +1,87 @@
+"""A plan without documents, a controller that collects its events, and servers that end with the test."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from flame_run.control.controller import Controller
+from flame_run.control.limits import ControlLimits
+from flame_run.control.server import ControlServer
+from flame_run.topology.plan import Plan, Worker
+
+
+def make_plan(count: int = 2) -> Plan:
+    workers = tuple(
+        Worker(name=f"trainer-{index}", task_id=f"{index:040x}", role="trainer", index=index, groups={}, realm="default")
+        for index in range(count)
+    )
+    return Plan(job_id="a" * 24, job_name="job", schema_name="schema", code={}, workers=workers, channels=())
+
+
+class Hall:
+    """A controller for `count` workers and the events that it posted."""
+
+    def __init__(self, count: int = 2, limits: ControlLimits | None = None) -> None:
+        self.events: queue.Queue[Any] = queue.Queue()
+        self.controller = Controller(
+            make_plan(count), part=lambda name: {"worker": name}, post=self.events.put, limits=limits, clock=lambda: 1000.0
+        )
+
+    def next(self, kind: type, timeout: float = 10.0) -> Any:
+        """The next event of `kind`; others before it are dropped."""
+        while True:
+            event = self.events.get(timeout=timeout)
+            if isinstance(event, kind):
+                return event
+
+    def posted(self) -> list[Any]:
+        """The events posted so far."""
+        found = []
+        while not self.events.empty():
+            found.append(self.events.get_nowait())
+        return found
+
+
+class Noticed:
+    """An `on_abort` that remembers."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self._called = threading.Event()
+
+    def __call__(self, reason: str) -> None:
+        self.reasons.append(reason)
+        self._called.set()
+
+    def wait(self) -> list[str]:
+        """The reasons, once there is one."""
+        assert self._called.wait(10), "on_abort was not called within 10 s"
+        return self.reasons
+
+
+@pytest.fixture
+def noticed() -> type[Noticed]:
+    return Noticed
+
+
+@pytest.fixture
+def hall() -> Callable[..., Hall]:
+    return Hall
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., ControlServer]]:
+    servers: list[ControlServer] = []
+
+    def start(hall: Hall, **options: Any) -> ControlServer:
+        server = ControlServer(hall.controller, **options)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()

@@ -1,0 +1,280 @@
+"""One wrong thing in a schema each: it is told once, without echo."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+TWO, H, G, C = ("two_tier", "default"), ("hierarchical", "default"), ("hierarchical_groups", "eu_na"), ("coordinated", "three")
+Case = tuple[tuple[str, str], dict[str, Any], str, str, str]
+CASES: dict[str, Case] = {
+    "an unknown key": (H, {"schema.roels": []}, "schema.roels", "unknown key", "did you mean 'roles'?"),
+    "an unknown key of a role": (
+        H,
+        {"schema.roles[0].isDataConsumr": True},
+        "schema.roles[0].isDataConsumr (role trainer)",
+        "unknown key",
+        "'isDataConsumer'",
+    ),
+    "a misspelt key that is required": (
+        H,
+        {"schema.channels[1].pair": "DELETE", "schema.channels[1].piar": ["middle-aggregator", "top-aggregator"]},
+        "schema.channels[1].piar (channel global-channel)",
+        "unknown key",
+        "did you mean 'pair'?",
+    ),
+    "a role without a name": (H, {"schema.roles[1].name": "DELETE"}, "schema.roles[1].name", "required", "a letter, then"),
+    "a role name that is no folder name": (
+        H,
+        {
+            "schema.roles[0].name": "../x",
+            "schema.channels[0].pair[0]": "../x",
+            "schema.channels[0].funcTags": {"../x": ["fetch", "upload"], "middle-aggregator": ["distribute", "aggregate"]},
+            "dataset.dataSpec[0].role": "../x",
+        },
+        "schema.roles[0].name (role ../x)",
+        "form",
+        "a letter, then",
+    ),
+    "a map instead of a list of roles": (H, {"schema.roles": {"trainer": {}}}, "schema.roles", "must be a list, not a map", ""),
+    "a list instead of a map for a role": (
+        H,
+        {"schema.roles[2]": ["top-aggregator"]},
+        "schema.roles[2]",
+        "must be a map, not a list",
+        "",
+    ),
+    "no channels": (H, {"schema.channels": []}, "schema.channels", "must not be empty", ""),
+    "a pair of three": (
+        H,
+        {"schema.channels[0].pair[+]": "top-aggregator"},
+        "schema.channels[0].pair (channel param-channel)",
+        "exactly 2 entries, not 3",
+        "",
+    ),
+    "a pair of one": (
+        H,
+        {"schema.channels[1].pair": ["top-aggregator"]},
+        "schema.channels[1].pair (channel global-channel)",
+        "exactly 2 entries, not 1",
+        "",
+    ),
+    "a groupBy that is no tag": (
+        H,
+        {"schema.channels[0].groupBy.type": "geo"},
+        "schema.channels[0].groupBy.type (channel param-channel)",
+        "not a legal value",
+        "legal: tag",
+    ),
+    "the same label twice": (
+        H,
+        {"schema.channels[1].groupBy.value": ["default", "default"]},
+        "schema.channels[1].groupBy.value (channel global-channel)",
+        "twice: default",
+        "",
+    ),
+    "a label with an empty part": (
+        TWO,
+        {"schema.channels[0].groupBy.value": ["default", "default//us"]},
+        "schema.channels[0].groupBy.value[1] (channel param-channel)",
+        "form",
+        "default/us/west",
+    ),
+    "an MQTT backend": (
+        H,
+        {"schema.channels[0].backend": "mqtt"},
+        "schema.channels[0].backend (channel param-channel)",
+        "not a legal value",
+        "legal: auto, grpc, p2p, shm, inproc",
+    ),
+    "a misspelt backend": (
+        H,
+        {"schema.channels[0].backend": "gprc"},
+        "schema.channels[0].backend (channel param-channel)",
+        "not a legal value",
+        "did you mean 'grpc'?",
+    ),
+    "a replica of 0": (
+        H,
+        {"schema.roles[2].replica": 0},
+        "schema.roles[2].replica (role top-aggregator)",
+        "must be at least 1",
+        "",
+    ),
+    "a replica of -1": (
+        H,
+        {"schema.roles[2].replica": -1},
+        "schema.roles[2].replica (role top-aggregator)",
+        "must be at least 1",
+        "",
+    ),
+    "a replica that is a text": (
+        H,
+        {"schema.roles[2].replica": "2"},
+        "schema.roles[2].replica (role top-aggregator)",
+        "must be a whole number, not a text",
+        "",
+    ),
+    "a replica that is a truth": (
+        H,
+        {"schema.roles[2].replica": True},
+        "schema.roles[2].replica (role top-aggregator)",
+        "must be a whole number, not true or false",
+        "",
+    ),
+    "a replica beyond all bounds": (
+        H,
+        {"schema.roles[2].replica": 10**12},
+        "schema.roles[2].replica (role top-aggregator)",
+        "must be at most 1000000",
+        "",
+    ),
+    "a replica on a data consumer": (
+        H,
+        {"schema.roles[0].replica": 2},
+        "schema.roles[0].replica (role trainer)",
+        "cannot be set on a data consumer",
+        "",
+    ),
+    "a consumer that is a text": (
+        H,
+        {"schema.roles[0].isDataConsumer": "yes"},
+        "schema.roles[0].isDataConsumer (role trainer)",
+        "true or false, not a text",
+        "",
+    ),
+    "a key that is no text": (
+        H,
+        {"schema.channels[0].groupBy": {"type": "tag", "value": ["default/eu", "default/na"], False: 1}},
+        "schema.channels[0].groupBy (channel param-channel)",
+        "put it in quotes",
+        "",
+    ),
+    "a role name that is taken": (
+        H,
+        {"schema.roles[+]": {"name": "top-aggregator"}},
+        "schema.roles[3].name (role top-aggregator)",
+        "the name is taken",
+        "",
+    ),
+    "a channel name that is taken": (
+        H,
+        {"schema.channels[1].name": "param-channel"},
+        "schema.channels[1].name (channel param-channel)",
+        "schema.channels[0] has it",
+        "",
+    ),
+    "a pair with an unknown role": (
+        H,
+        {
+            "schema.channels[1].pair[0]": "midle-aggregator",
+            "schema.channels[1].funcTags": {"midle-aggregator": ["fetch", "upload"], "top-aggregator": ["distribute", "aggregate"]},
+        },
+        "schema.channels[1].pair[0] (channel global-channel)",
+        "no such role",
+        "did you mean 'middle-aggregator'?",
+    ),
+    "a role in no channel": (H, {"schema.roles[+]": {"name": "watcher"}}, "schema.roles[3] (role watcher)", "in no channel", ""),
+    "two islands": (
+        TWO,
+        {
+            "schema.roles": [{"name": "trainer", "isDataConsumer": True}, {"name": "aggregator"}, {"name": "a"}, {"name": "b"}],
+            "schema.channels[+]": {
+                "name": "island",
+                "pair": ["a", "b"],
+                "funcTags": {"a": ["fetch", "upload"], "b": ["distribute", "aggregate"]},
+            },
+        },
+        "schema.channels",
+        "2 islands",
+        "",
+    ),
+    "groups that get more specific upwards": (
+        H,
+        {"schema.channels[0].groupBy.value": ["default"], "schema.channels[1].groupBy.value": ["default/eu"]},
+        "schema.channels[1].groupBy.value[0] (channel global-channel)",
+        "more specific upwards: channel param-channel",
+        "'default'",
+    ),
+    "an association with an unknown channel": (
+        G,
+        {"schema.roles[0].groupAssociation[0].parm-channel": "eu"},
+        "schema.roles[0].groupAssociation[0].parm-channel (role trainer)",
+        "no such channel",
+        "did you mean 'param-channel'?",
+    ),
+    "an association with a channel of others": (
+        G,
+        {"schema.roles[0].groupAssociation[0].global-channel": "default"},
+        "schema.roles[0].groupAssociation[0].global-channel (role trainer)",
+        "not on this channel",
+        "legal: param-channel",
+    ),
+    "an association that leaves a channel out": (
+        G,
+        {"schema.roles[1].groupAssociation[0].global-channel": "DELETE"},
+        "schema.roles[1].groupAssociation[0] (role middle-aggregator)",
+        "does not name channel global-channel",
+        "default",
+    ),
+    "an association with an unknown label": (
+        G,
+        {"schema.roles[1].groupAssociation[1].param-channel": "nna"},
+        "schema.roles[1].groupAssociation[1].param-channel (role middle-aggregator)",
+        "no such label",
+        "did you mean 'na'?",
+    ),
+    "an empty list of associations": (
+        G,
+        {"schema.roles[0].groupAssociation": []},
+        "schema.roles[0].groupAssociation (role trainer)",
+        "must not be empty",
+        "",
+    ),
+    "a group with nobody below": (
+        H,
+        {"dataset.dataSpec[0].datasets": ["mnist-germany", "mnist-uk"]},
+        "schema.channels[0].groupBy.value[1] (channel param-channel)",
+        "workers of role middle-aggregator (middle-aggregator-1) and none of role trainer",
+        "both ends",
+    ),
+    "a group with nobody above": (
+        G,
+        {"schema.roles[1].groupAssociation[1]": "DELETE"},
+        "schema.channels[0].groupBy.value[1] (channel param-channel)",
+        "workers of role trainer (trainer-2, trainer-3) and none of role middle-aggregator",
+        "both ends",
+    ),
+    "two to fetch from": (
+        TWO,
+        {"schema.roles[1].replica": 2},
+        "schema.channels[0].groupBy.value[0] (channel param-channel)",
+        "2 workers (aggregator-0, aggregator-1) distribute to role trainer",
+        "'coordinate'",
+    ),
+    "two equally specific channels": (
+        H,
+        {
+            "schema.channels[0].groupBy.value": ["eu", "na"],
+            "dataset.datasets[0].realm": "eu",
+            "dataset.datasets[1].realm": "eu",
+            "dataset.datasets[2].realm": "na",
+            "dataset.datasets[3].realm": "na",
+        },
+        "schema.channels[1].groupBy.value (channel global-channel)",
+        "equally specific and differ in labels",
+        "eu, na",
+    ),
+    "a label that fits no label above": (
+        H,
+        {"schema.channels[1].groupBy.value": ["world"]},
+        "schema.channels[1].groupBy.value (channel global-channel)",
+        "no label of this channel is a path prefix",
+        "candidates: world",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_one_wrong_thing_is_told_once_with_place_reason_and_legal_values(told_once: Callable[..., None], case: Case):
+    told_once(*case)

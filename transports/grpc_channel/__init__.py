@@ -1,0 +1,1 @@
+"""Messages over gRPC: one bidirectional stream for each channel and pair of workers."""
