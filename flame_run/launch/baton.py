@@ -91,8 +91,8 @@ class Baton:
         """
         self._join_line()
         on_line()
-        self._acquire(self._first)
         try:
+            self._acquire(self._first)
             yield
         finally:
             self._leave()
@@ -115,10 +115,12 @@ class Baton:
             self._acquire(saved)
 
     def break_off(self, reason: str) -> None:
-        """End every present and future wait for a turn with `WorkerDied(reason)`. The holder keeps running until it waits."""
+        """Let every turn from now on begin with `WorkerDied(reason)`. The holder keeps running until it waits.
+
+        Threads still take turns while they end, so that none disturbs what another has restored.
+        """
         with self._changed:
             self._broken = reason
-            self._changed.notify_all()
 
     def _join_line(self) -> None:
         with self._changed:
@@ -127,20 +129,17 @@ class Baton:
     def _acquire(self, states: Sequence[Any]) -> None:
         me = threading.get_ident()
         with self._changed:
-            # A breakpoint in another worker may take any time; `break_off` is what ends this wait.
-            self._changed.wait_for(lambda: self._broken or self._turns[0] == me)
-            if self._broken:
-                self._turns.remove(me)
-                self._changed.notify_all()
-                raise WorkerDied(self._broken)
+            # A breakpoint in another worker may take any time, so this wait has no end of its own.
+            self._changed.wait_for(lambda: self._turns[0] == me)
+            broken = self._broken
         for state, value in zip(self._states, states, strict=True):
             state.restore(value)
+        if broken:
+            raise WorkerDied(broken)
 
     def _leave(self) -> None:
         with self._changed:
             if not self._turns or self._turns[0] != threading.get_ident():
-                if self._broken:
-                    return
                 raise RuntimeError(f"thread {threading.current_thread().name!r} does not hold the baton")
             self._turns.popleft()
             self._changed.notify_all()

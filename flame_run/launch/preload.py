@@ -6,8 +6,6 @@ Nothing here may start a thread of gRPC or a computation of torch: neither survi
 import importlib
 import pkgutil
 
-from hydra.core.plugins import Plugins
-
 from flame_run.torchvision_guard import install
 
 install()
@@ -22,6 +20,3 @@ import transports  # noqa: E402
 for _package in (transports, roles):
     for _module in pkgutil.walk_packages(_package.__path__, f"{_package.__name__}."):
         importlib.import_module(_module.name)
-
-# Scanning for Hydra's plugins imports them; workers scan again and find them imported.
-Plugins.instance()

@@ -41,7 +41,7 @@ def main(options: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     with socket.socket(fileno=settings["control"]) as control:
         control.set_inheritable(False)
-        failure = _import([*settings["preload"], "flame_run.launch.job"])
+        failure = _import(settings["preload"])
         if failure:
             Notice(Kind.BROKEN, text=failure).send(control)
             return
@@ -60,6 +60,8 @@ def _import(modules: Sequence[str]) -> str:
     try:
         for module in modules:
             importlib.import_module(module)
+        # Only now: a module to be preloaded may have to come before everything else.
+        importlib.import_module("flame_run.launch.job").scan_plugins()
     except BaseException:  # noqa: BLE001 - whatever an import raises is reported to the runner, which raises it
         return traceback.format_exc()
     return ""

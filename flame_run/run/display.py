@@ -1,9 +1,12 @@
 """What a person sees of a run: a live table on a terminal, plain lines elsewhere, and the task table at the end."""
 
+import queue
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import IO, Protocol, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -16,6 +19,8 @@ from flame_run.run.records import TaskRecord
 from flame_run.run.tasks import task_table
 
 Epochs = Mapping[str, tuple[int, int]]
+FLUSH = 5.0
+"""Seconds that the last lines have to be read by whoever reads them."""
 COLOURS = {"running": "cyan", "completed": "green", "failed": "bold red", "terminated": "yellow", "restarting": "yellow"}
 
 
@@ -57,6 +62,9 @@ class PlainDisplay:
         self._rows: Sequence[TaskRecord] = ()
         self._begun = time.monotonic()
         self._closed = False
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="display", daemon=True)
+        self._writer.start()
 
     def update(self, rows: Sequence[TaskRecord], epochs: Epochs | None = None) -> None:  # noqa: ARG002 - too much for lines
         """See `Display.update`."""
@@ -78,9 +86,17 @@ class PlainDisplay:
         if not self._closed:
             self._closed = True
             self._print(task_table(self._rows))
+            self._lines.put(None)
+            self._writer.join(FLUSH)
 
     def _print(self, text: str) -> None:
-        print(text, file=self._out, flush=True)
+        self._lines.put(text)
+
+    def _write(self) -> None:
+        """Print in a thread of its own: a reader that stalls or has gone away must not hold up the job."""
+        with suppress(OSError):
+            while (text := self._lines.get()) is not None:
+                print(text, file=self._out, flush=True)
 
 
 class LiveDisplay:

@@ -46,7 +46,8 @@ def run(cfg: DictConfig) -> float | None:
     with _logging_to(folder.path / "run.log"):
         _write_inputs(cfg, plan, folder, runner.parts)
         finish, metric = runner.run()
-        print(folder.path, flush=True)  # noqa: T201 - the last line of a run, for scripts
+        with suppress(BrokenPipeError):
+            print(folder.path, flush=True)  # noqa: T201 - the last line of a run, for scripts
     if finish.status != "completed":
         raise _error(finish)
     return metric

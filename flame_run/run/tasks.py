@@ -1,8 +1,11 @@
 """The verbs `tasks` and `stop`: look at a run, end a run."""
 
+import os
+import select
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -62,14 +65,17 @@ def stop(run_dir: str | Path, *, timeout: float = 60.0, out: TextIO | None = Non
 
 def _end(process: psutil.Process, folder: RunFolder, timeout: float, out: TextIO, err: TextIO) -> int:
     try:
-        process.terminate()
-        process.wait(timeout)
-    except psutil.NoSuchProcess:
-        pass
+        # A descriptor of the process tells of its end also where its parent has not asked for its status yet.
+        descriptor = os.pidfd_open(process.pid)
+        with closing(os.fdopen(descriptor, "rb", buffering=0, closefd=True)):
+            process.terminate()
+            ended, _, _ = select.select([descriptor], [], [], timeout)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        ended = [process.pid]
     except psutil.AccessDenied:
         print(f"the runner of {folder.path}, process {process.pid}, belongs to somebody else", file=err)
         return 1
-    except psutil.TimeoutExpired:
+    if not ended:
         print(f"waited {timeout:g} s for the runner of {folder.path}, process {process.pid}, to end", file=err)
         return 1
     print(f"stopped {folder.path}: {_standing(folder)}", file=out)

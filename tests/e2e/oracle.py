@@ -37,7 +37,7 @@ def fedavg(
     rounds: int,
     seed: int = 0,
     batch_size: int = 32,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.03,
     momentum: float = 0.9,
 ) -> dict[str, Tensor]:
     """McMahan et al. 2017, algorithm 1, with full participation: the global state after `rounds` rounds."""

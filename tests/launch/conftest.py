@@ -19,16 +19,19 @@ ROOT = HERE.parents[1]
 
 
 @pytest.fixture
-def launcher_shim(monkeypatch: pytest.MonkeyPatch) -> None:
+def launcher_shim(hydra_restore_singletons: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Hydra's plugin manager find `LocalLauncher`, here and in programs that the test starts."""
     from hydra.core.plugins import Plugins
     from hydra.core.singleton import Singleton
+    from hydra.version import VersionBase
 
     monkeypatch.syspath_prepend(SHIM)
     paths = [SHIM, str(ROOT), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     # Plugins scanned before the shim was there would hide it.
     Singleton._instances.pop(Plugins, None)
+    # The suite expects an application that has not chosen a version, whatever ran before.
+    Singleton._instances.pop(VersionBase, None)
     Plugins.instance()
 
 
@@ -104,7 +107,7 @@ Launch = Callable[..., Sequence[JobReturn]]
 
 
 @pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Launch]:
+def launch(hydra_restore_singletons: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Launch]:
     """Launch workers `w-0`, `w-1`, ... with the configuration of the application in `app`."""
     from hydra import initialize_config_dir
 

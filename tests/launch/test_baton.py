@@ -100,7 +100,7 @@ def test_a_thread_that_does_not_hold_the_baton_cannot_release_it() -> None:
         pass
 
 
-def test_breaking_the_baton_ends_a_wait_with_its_reason() -> None:
+def test_after_the_baton_is_broken_every_turn_begins_with_the_reason() -> None:
     baton = Baton()
     seen: list[str] = []
     in_line = threading.Event()
@@ -112,12 +112,14 @@ def test_breaking_the_baton_ends_a_wait_with_its_reason() -> None:
         except WorkerDied as error:
             seen.append(str(error))
 
-    with baton.held():
-        thread = threading.Thread(target=body)
+    thread = threading.Thread(target=body)
+    with pytest.raises(WorkerDied, match="told to stop"), baton.held():  # noqa: PT012 - the whole turn is what raises
         thread.start()
         assert in_line.wait(30)
         baton.break_off("told to stop")
-        thread.join(30)
+        assert seen == [], "the holder still runs alone"
+        with baton.released():
+            thread.join(30)
     assert seen == ["told to stop"]
 
 

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def context(monkeypatch: pytest.MonkeyPatch) -> Iterator[HydraContext]:
+def context(hydra_restore_singletons: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[HydraContext]:
     monkeypatch.setenv("FLAME_RUN_CONF", str(HERE.parents[1] / "conf"))
     with initialize_config_dir(config_dir=str(HERE / "app" / "conf"), version_base="1.3", job_name="app"):
         loader = Mock(wraps=GlobalHydra.instance().config_loader())

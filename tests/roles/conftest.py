@@ -1,4 +1,4 @@
-"""What the tests of the roles share: quiet Lightning, one thread per tensor operation, a folder-free federation."""
+"""What the tests of the roles share: quiet Lightning, one torch thread, one state of the generators at the start."""
 
 import logging
 from collections.abc import Iterator

@@ -27,6 +27,9 @@ PATIENCE = 60.0
 PARAMETERS = ("distribute", "aggregate")
 UPWARDS = ("fetch", "upload")
 
+Tags = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Channel -> role -> the function tags that the role performs there."""
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -42,7 +45,7 @@ class Layout:
     """A plan by hand: code of each role, function tags (channel -> role -> tags), workers in order."""
 
     code: Mapping[str, type[Role]]
-    tags: Mapping[str, Mapping[str, tuple[str, ...]]]
+    tags: Tags
     workers: tuple[Worker, ...]
 
     @property
@@ -60,7 +63,7 @@ def two_tier(trainers: int, *, trainer: type[Role] = Trainer) -> Layout:
     """One aggregator over `trainers` trainers."""
     workers = [Worker("aggregator-0", "aggregator", {"param": "default"})]
     workers += [Worker(f"trainer-{index}", "trainer", {"param": "default"}) for index in range(trainers)]
-    tags = {"param": {"aggregator": PARAMETERS, "trainer": UPWARDS}}
+    tags: Tags = {"param": {"aggregator": PARAMETERS, "trainer": UPWARDS}}
     return Layout({"aggregator": Aggregator, "trainer": trainer}, tags, tuple(workers))
 
 
@@ -70,7 +73,7 @@ def three_tier(groups: Mapping[str, int], *, trainer: type[Role] = Trainer) -> L
     workers += [Worker(f"middle-{i}", "middle", {"global": "default", "param": group}) for i, group in enumerate(groups)]
     labels = [group for group, count in groups.items() for _ in range(count)]
     workers += [Worker(f"trainer-{i}", "trainer", {"param": label}) for i, label in enumerate(labels)]
-    tags = {
+    tags: Tags = {
         "global": {"top": PARAMETERS, "middle": UPWARDS},
         "param": {"middle": PARAMETERS, "trainer": UPWARDS},
     }
@@ -87,14 +90,14 @@ def coordinated(trainers: int, middles: int, *, trainer: type[Role] = Trainer) -
     workers = [worker("coordinator", 0, "c-top", "c-middle", "c-trainer"), worker("top", 0, "global", "c-top")]
     workers += [worker("middle", index, "global", "param", "c-middle") for index in range(middles)]
     workers += [worker("trainer", index, "param", "c-trainer") for index in range(trainers)]
-    tags = {
+    tags: Tags = {
         "global": {"top": PARAMETERS, "middle": UPWARDS},
         "param": {"middle": PARAMETERS, "trainer": UPWARDS},
         "c-top": {"top": ("coordinate",), "coordinator": ("coordinateWithTopAgg",)},
         "c-middle": {"middle": ("coordinate",), "coordinator": ("coordinateWithMidAgg",)},
         "c-trainer": {"trainer": ("coordinate",), "coordinator": ("coordinateWithTrainer",)},
     }
-    code = {"coordinator": Coordinator, "top": Aggregator, "middle": Aggregator, "trainer": trainer}
+    code: dict[str, type[Role]] = {"coordinator": Coordinator, "top": Aggregator, "middle": Aggregator, "trainer": trainer}
     return Layout(code, tags, tuple(workers))
 
 
@@ -166,13 +169,15 @@ def federate(layout: Layout, job: Job) -> dict[str, Record]:
     records: dict[str, Record] = defaultdict(Record)
     contexts = {worker.name: _context(layout, job, worker, endpoints[worker.name], records) for worker in layout.workers}
     threads = []
-    for worker in layout.workers:
-        code = job.code_of.get(worker.name, layout.code[worker.role])
-        in_line = threading.Event()
-        arguments = (code, contexts[worker.name], baton, records[worker.name], in_line)
-        threads.append(threading.Thread(target=_work, args=arguments, name=worker.name, daemon=True))
-        threads[-1].start()
-        assert in_line.wait(PATIENCE)
+    # Nobody runs before all stand in line, so that two runs take the same turns.
+    with baton.held():
+        for worker in layout.workers:
+            code = job.code_of.get(worker.name, layout.code[worker.role])
+            in_line = threading.Event()
+            arguments = (code, contexts[worker.name], baton, records[worker.name], in_line)
+            threads.append(threading.Thread(target=_work, args=arguments, name=worker.name, daemon=True))
+            threads[-1].start()
+            assert in_line.wait(PATIENCE)
     for thread in threads:
         thread.join(PATIENCE)
     late = [thread.name for thread in threads if thread.is_alive()]

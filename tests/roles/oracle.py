@@ -30,7 +30,7 @@ def fit_with(module: Classifier, data: LightningDataModule, optimizer: torch.opt
     for _ in range(epochs):
         for inputs, labels in loader:
             optimizer.zero_grad()
-            functional.cross_entropy(module(inputs).float(), labels).backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(module(inputs).float(), labels).backward()
             optimizer.step()
 
 

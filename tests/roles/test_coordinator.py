@@ -95,10 +95,10 @@ def test_the_mapping_follows_the_seed_of_the_job() -> None:
 
 def test_a_message_that_the_coordinator_does_not_know_is_named_with_its_sender() -> None:
     class Gossiping(Trainer):
-        def join(self) -> None:
-            super().join()
+        def train(self, task: Task) -> Message:
             channel = self.channel("coordinate")
             channel.send(Message("gossip", 0), channel.spec.ends)
+            return super().train(task)
 
     error = federate(coordinated(4, 1), job(code_of={"trainer-2": Gossiping}))["coordinator-0"].error
     assert isinstance(error, UnexpectedMessage)

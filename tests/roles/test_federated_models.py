@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def trainers(records: dict[str, Record]) -> list[Record]:
 
 class Counting(nn.Module):
     """Counts its batches of training in integers of its own."""
+
+    batches: Tensor
+    seen: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +153,7 @@ def test_frozen_parameters_travel_down_and_keep_every_bit(layout: Layout, tmp_pa
 def test_a_parameter_that_freezes_during_the_job_is_an_error_that_names_it(tmp_path: Path) -> None:
     class Freezing(Classifier):
         def on_train_end(self) -> None:
-            self.net.get_parameter("0.bias").requires_grad_(requires_grad=False)
+            self.net.get_parameter("0.bias").requires_grad_(False)
 
     error = federate(two_tier(3), job_of(lambda: Freezing(mlp()), tmp_path))["trainer-0"].error
     assert isinstance(error, BadModel)
@@ -162,7 +166,7 @@ def test_what_is_not_shared_stays_each_workers_own(share: Share, tmp_path: Path)
     found, records = run(classifier(), tmp_path, replace(SETTINGS, share=share))
     initial = oracle.fedavg(classifier(), {}, seed=4, rounds=0, epochs=0)[0]
     heads = [record.state["net.2.weight"] for record in trainers(records)]
-    assert all(not torch.equal(one, other) for one, other in zip(heads, heads[1:], strict=False))
+    assert all(not torch.equal(one, other) for one, other in pairwise(heads))
     assert torch.equal(found["net.2.weight"], initial["net.2.weight"])
     assert not torch.equal(found["net.0.weight"], initial["net.0.weight"])
 

@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -68,7 +69,8 @@ def audited() -> Layout:
 
 
 def job(folder: Path) -> Job:
-    return Job(build_module=classifier(), data=[lambda own=own: own for own in DATA.values()], settings=SETTINGS, folder=folder)
+    factories = [partial(Points, own.seed, own.samples) for own in DATA.values()]
+    return Job(build_module=classifier(), data=factories, settings=SETTINGS, folder=folder)
 
 
 def test_a_users_function_is_one_of_the_tags_of_its_role() -> None:

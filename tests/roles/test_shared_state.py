@@ -89,8 +89,9 @@ def test_both_names_of_a_tied_weight_are_shared_and_it_stays_tied() -> None:
 
 
 def test_both_names_of_a_frozen_tied_weight_are_frozen() -> None:
-    module = nn.ModuleDict({"tied": Tied(), "head": nn.Linear(2, 2)})
-    module["tied"].embed.weight.requires_grad_(requires_grad=False)
+    tied = Tied()
+    tied.embed.weight.requires_grad_(False)
+    module = nn.ModuleDict({"tied": tied, "head": nn.Linear(2, 2)})
     assert names(Share(), module)["frozen"] == ["tied.decode.weight", "tied.embed.weight"]
 
 

@@ -36,6 +36,7 @@ def test_roots_are_named_where_there_are_several():
     out = io.StringIO()
     display = make_display("mnist", None, out)
     display.metrics(3, {"loss": 0.5}, root="aggregator-1")
+    display.close()
     assert out.getvalue().startswith("aggregator-1, round 3: loss 0.5 (")
 
 
