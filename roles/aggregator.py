@@ -190,6 +190,9 @@ class Aggregator(Role):
             offers.pop(event.end, None)
         elif not collect.expects(event.end):
             event.offer.refuse(f"nothing is expected from {event.end} in round {task.round}")
+        elif event.offer.header.round != task.round:
+            # A straggler of another round says nothing about this one: its sender is still awaited.
+            event.offer.refuse(f"update of round {event.offer.header.round} in round {task.round}")
         else:
             reason = check_header(event.offer.header, round=task.round, specs=total.specs, sum_specs=total.sum_specs)
             if reason is None:

@@ -13,11 +13,14 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from roles.settings import Settings
 from roles.strategy import Strategy
-from transports.base import Channel, Endpoint
+from transports.base import ChannelSpec, Endpoint
 
 
 class Reporter(Protocol):
     """Where a role says what happens to it. Calls return at once."""
+
+    def prepared(self) -> None:
+        """The worker has built what it needs and waits for its peers."""
 
     def entered(self, round: int) -> None:
         """The worker enters `round` (from 1)."""
@@ -50,7 +53,8 @@ class Context:
     role: str
     index: int
     endpoint: Endpoint
-    channels: Mapping[str, Channel]
+    channels: Mapping[str, ChannelSpec]
+    """Channel name -> who is on it. The role opens them, when it is ready for its peers."""
     tags: Mapping[str, tuple[str, ...]]
     """Function tag -> names of the channels on which the schema binds it for this role."""
     peers: Mapping[str, Peer]

@@ -24,6 +24,7 @@ class Role(ABC):
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self._channels: dict[str, Channel] = {}
 
     @classmethod
     def get_func_tags(cls) -> list[str]:
@@ -32,7 +33,7 @@ class Role(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Do the worker's whole job; returns when it is over. Channels are open, nobody has joined yet."""
+        """Do the worker's whole job; returns when it is over. No channel is open yet: call `join` when ready."""
 
     def bound(self, tag: str) -> bool:
         """Whether the schema binds `tag` for this role."""
@@ -44,7 +45,12 @@ class Role(ABC):
         Raises:
             KeyError: it is bound to none.
         """
-        return self.context.channels[self.context.tags[tag][0]]
+        return self._channel(self.context.tags[tag][0])
+
+    def _channel(self, name: str) -> Channel:
+        if name not in self._channels:
+            self._channels[name] = self.context.endpoint.open(self.context.channels[name])
+        return self._channels[name]
 
     def perform(self, tag: str, *arguments: Any) -> Any:
         """Run the function marked `tag` on its channel, then the bound functions declared to come after it."""
@@ -58,12 +64,13 @@ class Role(ABC):
         return marked_functions(type(self))[tag](self, self.channel(tag), *arguments)
 
     def join(self) -> None:
-        """Wait until every end of every channel is there.
+        """Open every channel and wait until all of its ends are there: whoever has joined is ready for its first round.
 
         Raises:
             WaitTimeout: names the ends that are missing after `join_timeout`.
         """
-        for channel in self.context.channels.values():
+        self.context.reporter.prepared()
+        for channel in [self._channel(name) for name in self.context.channels]:
             channel.wait_joined(timeout=self.context.settings.quorum.join_timeout)
 
     def farewell(self, channels: Iterable[Channel]) -> None:

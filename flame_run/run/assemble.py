@@ -30,6 +30,10 @@ class Report:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    def prepared(self) -> None:
+        """See `roles.context.Reporter`."""
+        self._session.state("running")
+
     def entered(self, round: int) -> None:
         """See `roles.context.Reporter`."""
         self._session.state("running", round_=round)
@@ -61,7 +65,7 @@ class Assembly:
         self.endpoint: Endpoint = self._endpoint(workplace)
 
     def role(self) -> Role:
-        """The role of this worker, its channels open."""
+        """The role of this worker."""
         path, _, name = self.part["code"].rpartition(".")
         role: type[Role] = getattr(importlib.import_module(path), name)
         return role(self._context())
@@ -96,7 +100,7 @@ class Assembly:
             role=worker["role"],
             index=worker["index"],
             endpoint=self.endpoint,
-            channels={channel["name"]: self.endpoint.open(_spec(channel)) for channel in channels},
+            channels={channel["name"]: _spec(channel) for channel in channels},
             tags={tag: tuple(names) for tag, names in self.part["tags"].items()},
             peers=peers,
             groups=worker["groups"],

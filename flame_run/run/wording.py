@@ -37,5 +37,8 @@ def missing(tasks: Sequence[Task]) -> str:
             why = "never started" if seen else "not registered"
         groups.setdefault(why, []).append(task.name)
     if not groups:
+        preparing = [task.name for task in tasks if task.state == "starting"]
+        if preparing:
+            return f"still preparing, building model and data: {listed(preparing)}"
         return "all workers are ready, but none has entered round 1"
     return "; ".join(f"{why}: {listed(names)}" for why, names in groups.items())

@@ -77,7 +77,6 @@ def _perform(part: Mapping[str, Any], session: Session, timeout: float, workplac
         session.on_abort = _Stopper(assembly.endpoint, assembly.aborted, in_process=workplace is None)
         session.ready(assembly.endpoint.address)
         assembly.endpoint.connect(session.wait_start(timeout))
-        session.state("running")
         assembly.role().run()
     except BaseException as error:
         if session.aborted is not None:

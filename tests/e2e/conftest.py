@@ -12,9 +12,16 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
-QUICK = ["tracking=none"]
-"""MLflow has tests of its own."""
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute as workers do by default: with more threads the last bits differ."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Run:

@@ -1,6 +1,7 @@
 """Federated averaging as a plain PyTorch loop: no Lightning, no processes, no channels. What runs are compared with."""
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from flame_run.data.arrays import load_arrays
 from flame_run.data.partition import partition
 from flame_run.data.urls import locate
 from roles import seeds
+
 
 def images(split: str) -> tuple[Tensor, Tensor]:
     """The shipped MNIST as (N, 1, 28, 28) float32 in [0, 1], and its labels."""
@@ -39,6 +41,7 @@ def fedavg(
     batch_size: int = 32,
     learning_rate: float = 0.03,
     momentum: float = 0.9,
+    batches: int | None = None,
 ) -> dict[str, Tensor]:
     """McMahan et al. 2017, algorithm 1, with full participation: the global state after `rounds` rounds."""
     torch.manual_seed(seeds.derive(seed, "model"))
@@ -51,17 +54,17 @@ def fedavg(
             model.load_state_dict(state)
             seeds.apply(seeds.derive(seed, worker, round))
             optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)
-            train(model, part, optimizer, batch_size)
+            train(model, DataLoader(part, batch_size=batch_size, shuffle=True), optimizer, batches)
             for name, value in model.state_dict().items():
                 total[name] += value.double() * samples[worker]
         state = {name: (value / sum(samples.values())).float() for name, value in total.items()}
     return state
 
 
-def train(model: nn.Module, part: Subset[tuple[Tensor, ...]], optimizer: torch.optim.Optimizer, batch_size: int) -> None:
-    """One local epoch on cross-entropy."""
+def train(model: nn.Module, loader: DataLoader[Any], optimizer: torch.optim.Optimizer, batches: int | None) -> None:
+    """One local epoch on cross-entropy, or its first `batches`."""
     model.train()
-    for x, y in DataLoader(part, batch_size=batch_size, shuffle=True):
+    for x, y in islice(loader, batches):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()

@@ -7,6 +7,7 @@ from typing import Any
 import hydra
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 
 from flame_run.config.folder import conf_dir, options
 from flame_run.config.groups import register
@@ -14,8 +15,9 @@ from flame_run.models import MnistCNN
 from flame_run.run.checks import plan_of
 from flame_run.topology.plan import Plan
 from tests.e2e.oracle import fedavg, subset
+from tests.e2e.smooth import SmoothNet
 
-ROUNDS = 2
+REPOSITORY = Path(__file__).parents[2]
 TASK_KEYS = ["time", "job_id", "task_id", "worker", "role", "type", "state", "round", "pid", "host", "error"]
 
 
@@ -40,17 +42,28 @@ def trainers_of(plan: Plan, root: str) -> list[Any]:
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_an_experiment_ends_with_the_model_of_a_plain_loop(experiment: str, flame_run: Any) -> None:
+    compare(experiment, MnistCNN, flame_run, rounds=1)
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_it_stays_that_model_over_rounds(experiment: str, flame_run: Any) -> None:
+    compare(experiment, SmoothNet, flame_run, rounds=4, batches=20)
+
+
+def compare(experiment: str, model: type[LightningModule], flame_run: Any, rounds: int, batches: int | None = None) -> None:
     plan = expand(experiment)
-    run = flame_run(f"experiment={experiment}", f"job.hyperparameters.rounds={ROUNDS}", "tracking=none")
+    settings = [f"job.hyperparameters.rounds={rounds}", f"model.module._target_={model.__module__}.{model.__name__}"]
+    settings += [f"python_path=[{REPOSITORY}]"] + ([f"+model.trainer.limit_train_batches={batches}"] if batches else [])
+    run = flame_run(f"experiment={experiment}", *settings, "tracking=none")
     assert run.process.returncode == 0, run.text + run.stderr
     summary = run.json("summary.json")
     assert summary["status"] == "completed"
-    assert summary["rounds"] == ROUNDS
+    assert summary["rounds"] == rounds
     assert summary["workers"] == {worker.name: "completed" for worker in plan.workers}
     assert sorted(summary["roots"]) == sorted(plan.roots)
     for root in plan.roots:
-        data = {worker.name: subset(worker.dataset.partition) for worker in trainers_of(plan, root) if worker.dataset}
-        expected = fedavg(MnistCNN, data, rounds=ROUNDS)
+        data = {worker.name: subset(worker.dataset.partition) for worker in trainers_of(plan, root)}
+        expected = fedavg(model, data, rounds=rounds, batches=batches)
         found = torch.load(summary["roots"][root]["model"], weights_only=True)
         assert found.keys() == expected.keys()
         for name, value in expected.items():

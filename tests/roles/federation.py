@@ -131,6 +131,9 @@ class Reporter:
         self.entered, self.progress = record.entered, record.progress
         self._record = record
 
+    def prepared(self) -> None:
+        """Nothing to write."""
+
     def metrics(self, round: int, values: Mapping[str, float]) -> None:
         self._record.metrics.append((round, dict(values)))
 
@@ -195,7 +198,7 @@ def _context(layout: Layout, job: Job, worker: Worker, endpoint: InprocEndpoint,
         if worker.role in roles:
             ends = layout.ends(worker, channel)
             spec = ChannelSpec(name=channel, group=worker.groups[channel], ends=tuple(end.name for end in ends))
-            channels[channel] = endpoint.open(spec)
+            channels[channel] = spec
             peers |= {end.name: Peer(name=end.name, role=end.role, groups=end.groups) for end in ends}
             for tag in roles[worker.role]:
                 tags[tag].append(channel)

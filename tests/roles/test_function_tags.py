@@ -67,7 +67,7 @@ def chatty(code: type[Chatty], tags: dict[str, tuple[str, ...]]) -> Chatty:
         role="w",
         index=0,
         endpoint=endpoint,
-        channels={name: endpoint.open(ChannelSpec(name=name, group="default", ends=("x-0",))) for name in names},
+        channels={name: ChannelSpec(name=name, group="default", ends=("x-0",)) for name in names},
         tags=tags,
         peers={},
         groups={},

@@ -133,8 +133,8 @@ def test_a_second_update_in_a_round_is_refused() -> None:
 
     records = run(Eager, None)
     assert {name: record.error for name, record in records.items()} == dict.fromkeys(records)
-    refusal = "refused nothing is expected from trainer-1 in round {}"
-    assert Eager.outcomes == ["accepted", refusal.format(1), "accepted", refusal.format(2)]
+    # Refused in its own round or, if that has closed, in the next one; counted in neither.
+    assert [outcome.split()[0] for outcome in Eager.outcomes] == ["accepted", "refused"] * 2
     assert records["aggregator-0"].metrics_of("updates") == {1: 3.0, 2: 3.0}
 
 

@@ -319,8 +319,17 @@ def test_a_launcher_that_tells_nothing_of_processes_is_worded_with_care(job):
     assert run_.of(run.AbortJob)[0].reason.endswith("not registered: aggregator-0, trainer-1")
 
 
+def test_workers_that_are_still_preparing_are_named(job):
+    run_ = job().join()
+    run_.state("aggregator-0", "running")
+    run_.tick(60.0)
+    assert run_.of(run.AbortJob)[0].reason.endswith("still preparing, building model and data: trainer-0, trainer-1")
+
+
 def test_workers_that_are_ready_but_never_enter_a_round_are_said_to(job):
     run_ = job().join()
+    for worker in ("aggregator-0", "trainer-0", "trainer-1"):
+        run_.state(worker, "running")
     run_.tick(60.0)
     assert run_.of(run.AbortJob)[0].reason.endswith("all workers are ready, but none has entered round 1")
 
