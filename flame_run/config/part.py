@@ -33,7 +33,7 @@ def _stand_in(key: str) -> str:
 def role_config(cfg: DictConfig, role: str) -> dict[str, Any]:
     """The configuration of `role` with everything resolved but `${worker:...}`, which stays as text.
 
-    Hyperparameters under `job.roles.ROLE.hyperparameters` replace those of the job before anything refers to them.
+    What `job.roles.ROLE` says (`hyperparameters`, `threads`) replaces the job's own before anything refers to it.
 
     Raises:
         InvalidConfig: an interpolation that leads nowhere.
@@ -41,9 +41,11 @@ def role_config(cfg: DictConfig, role: str) -> dict[str, Any]:
     OmegaConf.register_new_resolver("worker", _stand_in, replace=True)
     own = cfg.copy()
     OmegaConf.set_struct(own, value=False)
-    override = OmegaConf.select(own, f"job.roles.{role}.hyperparameters")
-    if override is not None:
-        own.job.hyperparameters = OmegaConf.merge(own.job.hyperparameters or {}, override)
+    special = OmegaConf.select(own, f"job.roles.{role}") or {}
+    if special.get("hyperparameters") is not None:
+        own.job.hyperparameters = OmegaConf.merge(own.job.hyperparameters or {}, special.hyperparameters)
+    if special.get("threads") is not None:
+        own.job.threads = special.threads
     resolved: dict[str, Any] = {}
     for key in KEYS:
         try:

@@ -40,5 +40,3 @@ def log_to(path: Path) -> None:
     os.dup2(file, 2)
     os.close(file)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    for name in ("lightning", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)

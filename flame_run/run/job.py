@@ -49,7 +49,7 @@ def run(cfg: DictConfig) -> float | None:
         with suppress(BrokenPipeError):
             print(folder.path, flush=True)  # noqa: T201 - the last line of a run, for scripts
     if finish.status != "completed":
-        raise _error(finish)
+        raise _error(finish, folder)
     return metric
 
 
@@ -58,10 +58,11 @@ def _linux_only() -> None:
         raise InvalidConfig([Problem("this machine", sys.platform, "flame-run runs on Linux only")])
 
 
-def _error(finish: Finish) -> FlameRunError:
+def _error(finish: Finish, folder: RunFolder) -> FlameRunError:
     kinds: dict[int, type[FlameRunError]] = {130: Interrupted}
     kind = JobTerminated if finish.status == "terminated" and finish.exit_status == 1 else kinds.get(finish.exit_status, JobFailed)
-    return kind(finish.error or f"the job is {finish.status}")
+    logs = "".join(f"\n  its log: {folder.worker_log(worker)}" for worker in finish.culprits)
+    return kind((finish.error or f"the job is {finish.status}") + logs)
 
 
 def _write_inputs(cfg: DictConfig, plan: Plan, folder: RunFolder, parts: Parts) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,20 @@ def work(cfg: DictConfig, *, workplace: Workplace | None = None) -> None:
         WorkerFailed: the role failed; the controller has been told.
     """
     torchvision_guard.install()
+    _quieten()
     session = _session(cfg, workplace)
     try:
         part = session.open(cfg.faults.join_timeout)
         _perform(part, session, cfg.faults.join_timeout, workplace)
     finally:
         session.close()
+
+
+def _quieten() -> None:
+    """Keep Lightning from advertising itself, and from a warning about its own use of torch, in every worker."""
+    for name in ("lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
 
 
 def _session(cfg: DictConfig, workplace: Workplace | None) -> Session:

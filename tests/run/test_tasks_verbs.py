@@ -8,7 +8,6 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-import psutil
 import pytest
 
 from flame_run.run.folder import RunFolder
