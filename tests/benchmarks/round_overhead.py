@@ -31,16 +31,23 @@ TRAINERS, IMAGES, BATCH = 8, 250, 25
 def run(rounds: int, *overrides: str) -> list[float]:
     """`round_seconds` of a job, without the first round, which warms everything up."""
     with tempfile.TemporaryDirectory() as folder:
+        cut = f"{{strategy: iid, count: {TRAINERS}}}"
         words = [
-            "tracking=none", "model=mnist_mlp", "model.module._target_=wide.Wide", "schema=two_tier", "dataset=default",
-            f"python_path=[{Path(__file__).parent}]", f"job.hyperparameters.rounds={rounds}", f"job.hyperparameters.batchSize={BATCH}",
-            "job.evaluate.every=0", "checkpoint.every=0", f"hydra.run.dir={folder}/run",
-            "dataset.datasets=[{name: part, url: 'builtin://mnist-mini', dataFormat: idx, realm: default,"
-            f" partition: {{strategy: iid, count: {TRAINERS}}}}}]",
+            "tracking=none",
+            "model=mnist_mlp",
+            "model.module._target_=wide.Wide",
+            "schema=two_tier",
+            f"dataset.datasets=[{{name: part, url: 'builtin://mnist-mini', dataFormat: idx, realm: default, partition: {cut}}}]",
             "dataset.dataSpec=[{role: trainer, datasets: [part]}]",
+            f"python_path=[{Path(__file__).parent}]",
+            f"job.hyperparameters.rounds={rounds}",
+            f"job.hyperparameters.batchSize={BATCH}",
             f"+model.trainer.limit_train_batches={IMAGES // BATCH}",
+            "job.evaluate.every=0",
+            "checkpoint.every=0",
+            f"hydra.run.dir={folder}/run",
             *overrides,
-        ]  # fmt: skip
+        ]
         done = subprocess.run([sys.executable, "-m", "flame_run", *words], cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(done.stdout + done.stderr)
@@ -73,7 +80,8 @@ def main() -> None:
     trained = run(rounds)
     floor = plain()
     print(f"{TRAINERS} trainers, 5 MB, {rounds - 1} rounds, medians in ms")
-    print(f"  null round (overhead alone)       {1e3 * statistics.median(null):8.1f}   (min {1e3 * min(null):.1f}, max {1e3 * max(null):.1f})")
+    spread = f"(min {1e3 * min(null):.1f}, max {1e3 * max(null):.1f})"
+    print(f"  null round (overhead alone)       {1e3 * statistics.median(null):8.1f}   {spread}")
     print(f"  round with training               {1e3 * statistics.median(trained):8.1f}")
     print(f"  plain PyTorch, one process        {1e3 * floor:8.1f}")
     print(f"  plain PyTorch, two cores at best  {5e2 * floor:8.1f}")
