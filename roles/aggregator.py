@@ -47,6 +47,8 @@ class Aggregator(Role):
         """Serve round after round; a root also evaluates, stores and ends the job."""
         root = None if self.bound("fetch") else Root(self.context)
         self.join()
+        if root is not None:
+            root.allocate = self.channel("distribute").allocate
         while (task := self.next_task(root)) is not None:
             self.context.reporter.entered(task.round)
             began = time.monotonic()
@@ -123,7 +125,8 @@ class Aggregator(Role):
         Raises:
             RoundFailed: fewer than `min_ends` can deliver; the text names who and why.
         """
-        total = WeightedSum(task.model.specs[WEIGHTS])
+        allocate = Message.allocate if task.parent is None else self.channel("upload").allocate
+        total = WeightedSum(task.model.specs[WEIGHTS], allocate)
         settings = self.context.settings.quorum
         collect = Collect(task.ends, needed=quorum(settings.min_ends, len(task.ends)), deadline=settings.deadline)
         for end in task.ends:

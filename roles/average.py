@@ -1,12 +1,12 @@
 """The weighted mean of states, accumulated in bounded memory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from transports.message import Message, TensorSpec
+from transports.message import Message, Specs, TensorSpec
 
 WEIGHTS = "weights"
 """Name of the tensor group that holds what is averaged."""
@@ -37,13 +37,14 @@ class WeightedSum:
     take the largest value seen: exact, and the same in any order and through any number of levels.
     """
 
-    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
+    def __init__(self, specs: Mapping[str, TensorSpec], allocate: Callable[[str, int, Specs], Message] = Message.allocate) -> None:
+        """`allocate` makes the message that the sum lies in, of a kind, a round and types."""
         self.specs = dict(specs)
         self.sum_specs = {name: TensorSpec(accumulator_dtype(spec.dtype), spec.shape) for name, spec in specs.items()}
         self.total = 0.0
         self.samples = 0
         self.count = 0
-        self._message = Message.allocate("update", 0, {WEIGHTS: self.sum_specs})
+        self._message = allocate("update", 0, {WEIGHTS: self.sum_specs})
 
     def add(self, state: Mapping[str, Tensor], weight: float, samples: int, *, merged: bool) -> None:
         """Add one update in place.

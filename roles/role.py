@@ -76,6 +76,9 @@ class Role(ABC):
     def farewell(self, channels: Iterable[Channel]) -> None:
         """Tell everyone on `channels` that the job is over and wait until each has taken it or is gone."""
         timeout = self.context.settings.quorum.join_timeout
+        channels = list(channels)
+        for channel in channels:
+            channel.decline("the job is over")
         deliveries = [channel.send(Message(kind=END, round=0), channel.joined) for channel in channels]
         for delivery in deliveries:
             delivery.wait(timeout)

@@ -1,7 +1,7 @@
 """The root's keeping of the global model: rounds, server step, evaluation, checkpoints, the early end, the result."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from roles.context import Context
 from roles.errors import BadModel
 from roles.fit import Evaluation, build_seeded
 from roles.judge import Judge
-from transports.message import Message
+from transports.message import Message, Specs
 
 MODEL_KIND = "weights"
 
@@ -30,6 +30,8 @@ class Root:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.settings = context.settings
+        self.allocate: Callable[[str, int, Specs], Message] = Message.allocate
+        """Makes the message of the next model, of a kind, a round and types: in memory from which it can be sent at once."""
         self.module = build_seeded(context)
         if self.settings.base_model is not None:
             self.module.load_state_dict(torch.load(self.settings.base_model, weights_only=True))
@@ -65,7 +67,7 @@ class Root:
         self.review(wait=True)
         current = self.model.groups[WEIGHTS]
         stepped = self.context.strategy.step(current, total.mean(), round)
-        following = Message.allocate(MODEL_KIND, round, self.model.specs)
+        following = self.allocate(MODEL_KIND, round, self.model.specs)
         for name, value in stepped.items():
             following.groups[WEIGHTS][name].copy_(value)
         for name, value in self.model.groups.get(states.FROZEN, {}).items():

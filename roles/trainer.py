@@ -111,7 +111,11 @@ class Trainer(Role):
         return Task(message.round, message.sender, message)
 
     def train(self, task: Task) -> Message:
-        """Train locally for one round and pack the update. Override `LocalTraining` or this for another kind of training."""
+        """Train locally for one round. Override `LocalTraining` or this for another kind of training.
+
+        Returns:
+            The update. It refers to the tensors of the module; sending it packs them.
+        """
         values = self.training.fit(task.round)
         self.context.reporter.metrics(task.round, values)
         share = self.context.settings.share
@@ -125,7 +129,7 @@ class Trainer(Role):
         samples = self.training.samples
         weight = float(samples) if share.weighted_by == "samples" else 1.0
         scalars = {"weight": weight, "samples": samples, "merged": False}
-        return Message(kind=UPDATE, round=task.round, scalars=scalars, groups={WEIGHTS: groups[WEIGHTS]}).packed()
+        return Message(kind=UPDATE, round=task.round, scalars=scalars, groups={WEIGHTS: groups[WEIGHTS]})
 
     @function("upload")
     def upload(self, channel: Channel, task: Task, update: Message) -> None:

@@ -14,9 +14,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
-from transports.message import Header, Message
+from transports.message import Header, Message, Scalar, Specs
+
+Backend = Literal["auto", "grpc", "shm", "inproc"]
+"""How the payloads of a channel travel: `auto` through shared memory where both ends can, else over the network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,9 @@ class ChannelSpec:
     """Peers in the order of the plan."""
     dials: frozenset[str] = frozenset()
     """The ends that this worker connects to; the others connect to it."""
+    backend: Backend = "auto"
+    """`grpc` never uses shared memory; with `shm` an end that cannot share memory with us is refused.
+    Between threads of one process all are the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +93,9 @@ class Offer(ABC):
     @abstractmethod
     def fetch(self, timeout: float | None = None) -> Message:
         """Transfer the payload and return the message; its tensors are views into one buffer.
+
+        They keep their values as long as they, or the message, are referred to, whatever becomes of the sender; read
+        them, never write to them.
 
         Raises:
             PeerLost: the sender went away before the payload was complete.
@@ -157,7 +166,8 @@ class Channel(ABC):
         The payload is packed once into an immutable buffer, whatever the number of ends. Messages from one
         worker to one end arrive in the order sent. An end that has not joined yet is waited for; one that left is `lost`.
 
-        Until the delivery is done, the tensors of a packed message must not be written to.
+        A packed message must not be written to once it was sent: an end may read the same memory for as long as it
+        likes. Where memory is used again (`allocate`), that is seen to.
 
         Raises:
             ValueError: an end that is not on this channel, or a message that was released.
@@ -165,9 +175,20 @@ class Channel(ABC):
             Aborted: see the module.
         """
 
+    def allocate(self, kind: str, round: int, specs: Specs, *, scalars: Mapping[str, Scalar] | None = None) -> Message:
+        """A packed message for the caller to fill and to send on this channel, where it need not be copied again.
+
+        Its tensors are uninitialised. Call it when the ends have joined: where they are decides on the kind of memory.
+        """
+        return Message.allocate(kind, round, specs, scalars=scalars)
+
     @abstractmethod
     def receive(self, timeout: float | None = None) -> Event:
         """The next event of this channel, in order of arrival."""
+
+    @abstractmethod
+    def decline(self, reason: str) -> None:
+        """Refuse what is offered on this channel and not received yet, and whatever comes from now on."""
 
     @abstractmethod
     def wait_joined(self, ends: Collection[str] | None = None, timeout: float | None = None) -> None:

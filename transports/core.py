@@ -96,6 +96,10 @@ class CoreOffer(Offer):
         return f"{self.header.kind!r} of round {self.header.round} from {self.end} on {self.channel}"
 
 
+def _nothing() -> None:
+    pass
+
+
 class CoreDelivery(Delivery):
     """Collects the outcome at each end."""
 
@@ -106,6 +110,7 @@ class CoreDelivery(Delivery):
         self._finished = finished
         self._outcomes: dict[str, Outcome] = {}
         if not ends:
+            self._finished = _nothing
             finished()
 
     def settle(self, end: str, outcome: Outcome) -> None:
@@ -115,7 +120,8 @@ class CoreDelivery(Delivery):
             self._outcomes.setdefault(end, outcome)
             last = news and len(self._outcomes) == len(self._ends)
         if last:
-            self._finished()
+            finished, self._finished = self._finished, _nothing
+            finished()
 
     @override
     def done(self) -> bool:
@@ -143,6 +149,7 @@ class CoreChannel(Channel):
         self._joined: dict[str, None] = {}
         self._gone: dict[str, str] = {}
         self._hopeless: dict[str, TransportError] = {}
+        self._declines: str | None = None
 
     def __str__(self) -> str:
         return f"channel {self.spec.name!r} (group {self.spec.group!r})"
@@ -150,6 +157,10 @@ class CoreChannel(Channel):
     @abstractmethod
     def _dispatch(self, message: Message, ends: Sequence[str], delivery: CoreDelivery) -> None:
         """Offer a packed message to `ends`, settling `delivery` for each of them in the end."""
+
+    def _pack(self, message: Message, ends: Sequence[str]) -> Message:  # noqa: ARG002 - for those who pack for some ends
+        """`message` in one buffer from which `ends` can be served."""
+        return message.packed()
 
     @property
     @override
@@ -164,7 +175,7 @@ class CoreChannel(Channel):
             raise ValueError(f"{listed(unknown)} not on {self}, whose ends are {listed(self.spec.ends)}")
         if self.mailbox.aborted is not None:
             raise Aborted(self.mailbox.aborted)
-        packed = message.packed()
+        packed = self._pack(message, ends)
         payload = packed.payload
         payload.pin()
         delivery = CoreDelivery(self.mailbox, f"{message.kind!r} of round {message.round} on {self}", ends, payload.unpin)
@@ -178,6 +189,17 @@ class CoreChannel(Channel):
     @override
     def receive(self, timeout: float | None = None) -> Event:
         return receive([self], self.mailbox, timeout)
+
+    @override
+    def decline(self, reason: str) -> None:
+        with self.mailbox.changing():
+            self._declines = reason
+            waiting = [event.offer for _, event in self.events if isinstance(event, Arrived)]
+            kept = [item for item in self.events if not isinstance(item[1], Arrived)]
+            self.events.clear()
+            self.events.extend(kept)
+        for offer in waiting:
+            offer.refuse(reason)
 
     @override
     def wait_joined(self, ends: Collection[str] | None = None, timeout: float | None = None) -> None:
@@ -217,8 +239,12 @@ class CoreChannel(Channel):
     def note_arrived(self, offer: CoreOffer) -> None:
         """Note that a peer offers a message."""
         with self.mailbox.changing():
-            event = Arrived(self.spec.name, offer.end, offer, time.monotonic())
-            self.events.append((self.mailbox.stamp(), event))
+            declines = self._declines
+            if declines is None:
+                event = Arrived(self.spec.name, offer.end, offer, time.monotonic())
+                self.events.append((self.mailbox.stamp(), event))
+        if declines is not None:
+            offer.refuse(declines)
 
 
 def receive(channels: Sequence[CoreChannel], mailbox: Mailbox, timeout: float | None) -> Event:

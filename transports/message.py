@@ -81,6 +81,7 @@ class Payload:
         self._give_back = give_back
         self._lock = Lock()
         self._pins = 0
+        self._over = False
         self.released = False
 
     def pin(self) -> None:
@@ -102,11 +103,15 @@ class Payload:
 
     def _settle(self) -> None:
         with self._lock:
-            give_back = self._give_back if self.released and not self._pins else None
-            if give_back is not None:
-                self._give_back = None
-        if give_back is not None:
-            give_back(self.buffer)
+            if self._over or self._pins or not self.released:
+                return
+            self._over = True
+            buffer, self.buffer = self.buffer, torch.empty(0, dtype=torch.uint8)
+        self._end(buffer)
+
+    def _end(self, buffer: Tensor) -> None:
+        if self._give_back is not None:
+            self._give_back(buffer)
 
 
 class Message:
@@ -156,25 +161,36 @@ class Message:
         specs: Specs,
         *,
         scalars: Mapping[str, Scalar] | None = None,
+        payload: Payload | None = None,
     ) -> Self:
-        """A packed message whose tensors are uninitialised views into one new buffer, for the caller to fill."""
+        """A packed message whose tensors are uninitialised views into one buffer, for the caller to fill.
+
+        That is `payload`, of `packed_size(specs)` bytes; without it a new one in private memory.
+        """
         header = Header(kind=kind, round=round, sender="", scalars=scalars or {}, specs=specs, nbytes=packed_size(specs))
-        return cls.over(header, Payload(torch.empty(header.nbytes, dtype=torch.uint8)))
+        payload = payload or Payload(torch.empty(header.nbytes, dtype=torch.uint8))
+        end = 0
+        for _, _, spec, start in _placed(specs):
+            # What lies between two tensors would else be somebody's old memory, and travel.
+            payload.buffer[end:start].zero_()
+            end = start + spec.nbytes
+        return cls.over(header, payload)
 
     @classmethod
     def over(cls, header: Header, payload: Payload) -> Self:
         """The message of `header` whose tensors are views into `payload`, a buffer of `header.nbytes` bytes."""
         message = cls(header.kind, header.round, scalars=header.scalars, sender=header.sender)
         groups: dict[str, dict[str, Tensor]] = {group: {} for group in header.specs}
-        end = 0
         for group, name, spec, start in _placed(header.specs):
-            # What lies between two tensors would else be somebody's old memory, and travel.
-            payload.buffer[end:start].zero_()
-            end = start + spec.nbytes
-            groups[group][name] = payload.buffer[start:end].view(spec.dtype).view(spec.shape)
+            groups[group][name] = payload.buffer[start : start + spec.nbytes].view(spec.dtype).view(spec.shape)
         message.groups = MappingProxyType({group: MappingProxyType(tensors) for group, tensors in groups.items()})
         message._payload = payload
         return message
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the tensors lie in one buffer."""
+        return self._payload is not None
 
     @property
     def specs(self) -> Specs:
@@ -224,14 +240,15 @@ class Message:
         """
         return self.payload.buffer
 
-    def packed(self) -> "Message":
+    def packed(self, into: Payload | None = None) -> "Message":
         """A message whose tensors are views into one buffer: itself if they are already, else a copy.
 
-        Tensors are copied once, from any strides and device, without their gradients.
+        Tensors are copied once, from any strides and device, without their gradients. With `into`, of `nbytes` bytes,
+        they are copied there in any case.
         """
-        if self._payload is not None:
+        if self._payload is not None and into is None:
             return self
-        copy = Message.allocate(self.kind, self.round, self.specs, scalars=self.scalars)
+        copy = Message.allocate(self.kind, self.round, self.specs, scalars=self.scalars, payload=into)
         copy.sender = self.sender
         for group, tensors in self.groups.items():
             for name, tensor in tensors.items():

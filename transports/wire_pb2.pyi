@@ -55,24 +55,42 @@ class Header(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., round: _Optional[int] = ..., sender: _Optional[str] = ..., scalars: _Optional[_Iterable[_Union[Scalar, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("version", "name")
+    __slots__ = ("version", "name", "machine")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
     version: int
     name: str
-    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+    machine: str
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., machine: _Optional[str] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("pid", "descriptor", "device", "inode", "filling")
+    PID_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    FILLING_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    descriptor: int
+    device: int
+    inode: int
+    filling: int
+    def __init__(self, pid: _Optional[int] = ..., descriptor: _Optional[int] = ..., device: _Optional[int] = ..., inode: _Optional[int] = ..., filling: _Optional[int] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("id", "header", "payload", "checksum")
+    __slots__ = ("id", "header", "payload", "checksum", "segment")
     ID_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
     id: int
     header: bytes
     payload: bytes
     checksum: int
-    def __init__(self, id: _Optional[int] = ..., header: _Optional[bytes] = ..., payload: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+    segment: Segment
+    def __init__(self, id: _Optional[int] = ..., header: _Optional[bytes] = ..., payload: _Optional[bytes] = ..., checksum: _Optional[int] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ...) -> None: ...
 
 class Fetch(_message.Message):
     __slots__ = ("id",)

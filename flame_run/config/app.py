@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -27,9 +28,12 @@ def call_with_config(task: Callable[[DictConfig], Any], arguments: Sequence[str]
     """
     register()
     raised: list[FlameRunError] = []
+    began = False
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
+        nonlocal began
+        began = True
         try:
             return task(cfg)
         except FlameRunError as error:
@@ -44,6 +48,11 @@ def call_with_config(task: Callable[[DictConfig], Any], arguments: Sequence[str]
             main()
     except HydraRefusal as error:
         raise explain(error, arguments, _defaults()) from error
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        if began:
+            raise
+        # Hydra says some of what it refuses in Python's or YAML's own errors.
+        raise explain(error, arguments, None) from error
     if raised:
         raise raised[0]
 

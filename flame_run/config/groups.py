@@ -16,6 +16,7 @@ class Backend(Enum):
 
     auto = "auto"
     grpc = "grpc"
+    shm = "shm"
     inproc = "inproc"
 
 

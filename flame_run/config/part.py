@@ -41,11 +41,12 @@ def role_config(cfg: DictConfig, role: str) -> dict[str, Any]:
     OmegaConf.register_new_resolver("worker", _stand_in, replace=True)
     own = cfg.copy()
     OmegaConf.set_struct(own, value=False)
-    special = OmegaConf.select(own, f"job.roles.{role}") or {}
-    if special.get("hyperparameters") is not None:
-        own.job.hyperparameters = OmegaConf.merge(own.job.hyperparameters or {}, special.hyperparameters)
-    if special.get("threads") is not None:
-        own.job.threads = special.threads
+    special = OmegaConf.select(own, f"job.roles.{role}.hyperparameters")
+    if special is not None:
+        own.job.hyperparameters = OmegaConf.merge(own.job.hyperparameters or {}, special)
+    threads = OmegaConf.select(own, f"job.roles.{role}.threads")
+    if threads is not None:
+        own.job.threads = threads
     resolved: dict[str, Any] = {}
     for key in KEYS:
         try:

@@ -16,10 +16,10 @@ from flame_run.data.cut import cut_data_module
 from flame_run.data.urls import locate
 from flame_run.run.checks import import_from
 from flame_run.run.settings import settings_of
-from flame_run.run.worker import Workplace
+from flame_run.run.workplace import Workplace
 from roles.context import Context, Peer
 from roles.role import Role
-from transports.base import ChannelSpec, Endpoint, Limits
+from transports.base import Backend, ChannelSpec, Endpoint, Limits
 from transports.grpc_channel.endpoint import GrpcEndpoint
 from transports.inproc import InprocEndpoint
 
@@ -100,7 +100,7 @@ class Assembly:
             role=worker["role"],
             index=worker["index"],
             endpoint=self.endpoint,
-            channels={channel["name"]: _spec(channel) for channel in channels},
+            channels={channel["name"]: _spec(channel, self.config["transport"]["backend"]) for channel in channels},
             tags={tag: tuple(names) for tag, names in self.part["tags"].items()},
             peers=peers,
             groups=worker["groups"],
@@ -146,6 +146,12 @@ class Assembly:
         return values
 
 
-def _spec(channel: Mapping[str, Any]) -> ChannelSpec:
-    ends = tuple(end["name"] for end in channel["ends"])
-    return ChannelSpec(name=channel["name"], group=channel["group"], ends=ends, dials=frozenset(channel["dials"]))
+def _spec(channel: Mapping[str, Any], backend: Backend) -> ChannelSpec:
+    """The channel of a part of the plan; any `backend` of the job but `auto` overrides that of the channel."""
+    return ChannelSpec(
+        name=channel["name"],
+        group=channel["group"],
+        ends=tuple(end["name"] for end in channel["ends"]),
+        dials=frozenset(channel["dials"]),
+        backend=channel["backend"] if backend == "auto" else backend,
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from flame_run.config.targets import check_targets
 from flame_run.data.urls import check_url
 from flame_run.documents.load import load_document
 from flame_run.errors import InvalidConfig, Problem
@@ -30,7 +31,7 @@ def plan_of(cfg: DictConfig) -> Plan:
     import_from(cfg.python_path)
     schema, dataset, job = _document(cfg, "schema", problems), _document(cfg, "dataset", problems), _node(cfg, "job", problems)
     plan, wrong = plan_or_problems(schema, dataset, job, check_url=check_url)
-    problems += wrong + _group_problems(cfg)
+    problems += wrong + _group_problems(cfg) + ([] if plan is None else _channel_problems(cfg, plan))
     if problems or plan is None:
         raise InvalidConfig(problems)
     return plan
@@ -63,6 +64,24 @@ def _node(cfg: DictConfig, name: str, problems: list[Problem]) -> Any:
         return None
 
 
+def is_debug(cfg: DictConfig) -> bool:
+    """Whether the workers will be threads of this process."""
+    return str(cfg.launcher.get("_target_", "")).endswith("DebugLauncher")
+
+
+def _channel_problems(cfg: DictConfig, plan: Plan) -> list[Problem]:
+    if is_debug(cfg) or cfg.transport.backend.name != "auto":
+        return []
+    legal = "legal: auto, grpc, shm; or launcher=debug"
+    return [
+        Problem(
+            f"schema.channels[{at}].backend (channel {each.name})", "inproc", "the workers of this launcher are processes", legal
+        )
+        for at, each in enumerate(plan.channels)
+        if each.backend == "inproc"
+    ]
+
+
 def _group_problems(cfg: DictConfig) -> list[Problem]:
     problems = check_faults(cfg.faults)
     for group, (key, value) in SERVED.items():
@@ -70,26 +89,46 @@ def _group_problems(cfg: DictConfig) -> list[Problem]:
         given = node.get(key) if node is not None else None
         if given != value:
             problems.append(Problem(f"{group}.{key}", given, "this version does not serve it", f"legal: {value}"))
-    debug = str(cfg.launcher.get("_target_", "")).endswith("DebugLauncher")
-    backend = cfg.transport.backend.name
-    if backend == "inproc" and not debug:
-        problems.append(
-            Problem(
-                "transport.backend", backend, "the workers of this launcher are processes", "legal: auto, grpc; or launcher=debug"
-            )
-        )
-    if backend == "grpc" and debug:
-        problems.append(
-            Problem("transport.backend", backend, "the workers of launcher=debug are threads of one process", "legal: auto, inproc")
-        )
     if cfg.model.get("module") is None:
         problems.append(Problem("model.module", None, "there is nothing to train", "the `_target_` of a LightningModule"))
-    for key in ("chunk_bytes", "max_message_bytes", "max_tensors"):
-        if cfg.transport[key] < 1:
-            problems.append(Problem(f"transport.{key}", cfg.transport[key], "must be at least 1"))
-    for key, least in (("every", 0), ("keep", 1)):
-        if cfg.checkpoint[key] < least:
-            problems.append(Problem(f"checkpoint.{key}", cfg.checkpoint[key], f"must be at least {least}"))
+    for place in ("model.module", "model.data", "model.trainer", "algorithm"):
+        node = OmegaConf.select(cfg, place)
+        problems += check_targets(OmegaConf.to_container(node) if OmegaConf.is_config(node) else None, place)
+    if "max_epochs" in cfg.model.trainer:
+        reason = "how long a trainer trains in a round is the job's to say"
+        problems.append(Problem("model.trainer.max_epochs", cfg.model.trainer.max_epochs, reason, "job.hyperparameters.epochs"))
+    return problems + _backend_problems(cfg) + _number_problems(cfg) + _path_problems(cfg)
+
+
+def _backend_problems(cfg: DictConfig) -> list[Problem]:
+    backend, debug = cfg.transport.backend.name, is_debug(cfg)
+    if backend == "inproc" and not debug:
+        legal = "legal: auto, grpc, shm; or launcher=debug"
+        return [Problem("transport.backend", backend, "the workers of this launcher are processes", legal)]
+    if backend in ("grpc", "shm") and debug:
+        reason = "the workers of launcher=debug are threads of one process"
+        return [Problem("transport.backend", backend, reason, "legal: auto, inproc")]
+    return []
+
+
+def _number_problems(cfg: DictConfig) -> list[Problem]:
+    least = {
+        "transport": {"chunk_bytes": 1, "max_message_bytes": 1, "max_tensors": 1},
+        "checkpoint": {"every": 0, "keep": 1},
+    }
+    return [
+        Problem(f"{group}.{key}", cfg[group][key], f"must be at least {bound}")
+        for group, bounds in least.items()
+        for key, bound in bounds.items()
+        if cfg[group][key] < bound
+    ]
+
+
+def _path_problems(cfg: DictConfig) -> list[Problem]:
     missing = [folder for folder in cfg.python_path if not os.path.isdir(folder)]  # noqa: PTH112 - a text from the configuration
-    problems += [Problem("python_path", folder, "there is no such folder") for folder in missing]
+    problems = [Problem("python_path", folder, "there is no such folder") for folder in missing]
+    base = cfg.job.get("baseModel") if isinstance(cfg.job, DictConfig) else None
+    path = base.get("path") if isinstance(base, DictConfig) else None
+    if path is not None and not Path(str(path)).is_file():
+        problems.append(Problem("job.baseModel.path", path, "there is no such file", "a file that holds a state_dict"))
     return problems

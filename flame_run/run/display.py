@@ -40,16 +40,17 @@ class Display(Protocol):
         """End the display and print the task table. Idempotent."""
 
 
-def make_display(title: str, rounds: int | None, out: TextIO | None = None) -> Display:
+def make_display(title: str, rounds: int | None, out: TextIO | None = None, *, live: bool = True) -> Display:
     """Choose the display for `out` (default: standard output).
 
     Args:
         title: the job, in a few words.
         rounds: how many rounds it has, None if nobody knows.
         out: where to show it; a terminal gets the live table.
+        live: False keeps to lines also on a terminal, for one that a debugger needs.
     """
     console = Console(file=out or sys.stdout)
-    return LiveDisplay(title, rounds, console) if console.is_terminal else PlainDisplay(title, rounds, console.file)
+    return LiveDisplay(title, rounds, console) if live and console.is_terminal else PlainDisplay(title, rounds, console.file)
 
 
 class PlainDisplay:

@@ -21,6 +21,7 @@ from flame_run.control.rendezvous import write_rendezvous
 from flame_run.launch.sizing import WorkerLauncher, make_launcher
 from flame_run.launch.workers import launch_workers
 from flame_run.run import events as ev
+from flame_run.run.checks import is_debug
 from flame_run.run.display import Display, make_display
 from flame_run.run.folder import RunFolder
 from flame_run.run.parts import Parts
@@ -33,6 +34,8 @@ from flame_run.track.settings import make_settings
 
 LAUNCH_END = 10.0
 """Seconds that the launcher has to return once all workers are gone."""
+AT_A_BREAKPOINT = 30 * 86400.0
+"""Seconds that `launcher=debug` waits for its workers: a person may be looking at one of them."""
 _NOT_SHOWN = ("updates", "samples")
 
 
@@ -49,6 +52,10 @@ class Runner:
     """
 
     def __init__(self, cfg: DictConfig, plan: Plan, folder: RunFolder) -> None:
+        self._debug = is_debug(cfg)
+        if self._debug:
+            cfg = cfg.copy()
+            cfg.faults.join_timeout = AT_A_BREAKPOINT
         self.cfg = cfg
         self.plan = plan
         self.folder = folder
@@ -72,7 +79,7 @@ class Runner:
             self._metrics = stack.enter_context(JsonLines(self.folder.metrics))
             stack.enter_context(_signals(self._events.put))
             rounds = (self.cfg.job.get("hyperparameters") or {}).get("rounds")
-            self._display = make_display(self.plan.job_name, rounds)
+            self._display = make_display(self.plan.job_name, rounds, live=not self._debug)
             stack.callback(self._display.close)
             finish = self._follow(stack)
             summary = self._summarise(finish)
@@ -107,7 +114,8 @@ class Runner:
         """The task function of the workers, and what they need to find the controller."""
         gate, hub = getattr(self._launcher, "gate", None), getattr(self._launcher, "hub", None)
         if gate is not None and hub is not None:
-            from flame_run.run.worker import Workplace, work  # noqa: PLC0415 - imports torch, here as in every worker
+            from flame_run.run.worker import work  # noqa: PLC0415 - imports torch, here as in every worker
+            from flame_run.run.workplace import Workplace  # noqa: PLC0415
 
             return partial(work, workplace=Workplace(controller=self._controller, hub=hub, gate=gate))
         from flame_run.control.server import ControlServer  # noqa: PLC0415 - gRPC is of no use to threads

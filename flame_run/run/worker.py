@@ -10,18 +10,16 @@ import threading
 import traceback
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from flame_run import torchvision_guard
-from flame_run.control.controller import Controller
 from flame_run.control.session import Session
 from flame_run.errors import FlameRunError
-from transports.base import Endpoint, Gate
-from transports.inproc import Hub
+from flame_run.run.workplace import Workplace
+from transports.base import Endpoint
 
 log = logging.getLogger(__name__)
 GRACE = 2.0
@@ -30,15 +28,6 @@ GRACE = 2.0
 
 class WorkerFailed(FlameRunError):
     """A worker's role raised; the text says what."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workplace:
-    """What workers share that are threads of the runner's process."""
-
-    controller: Controller
-    hub: Hub
-    gate: Gate
 
 
 def work(cfg: DictConfig, *, workplace: Workplace | None = None) -> None:

@@ -65,7 +65,10 @@ class Models:
         if self._template is None:
             module = build_module(self._folder.path)
             example = load_example(self._folder)
-            warning = _obstacle(module, example)
+            warning = None if example is None else _refusal(module, example)
+            if warning is not None:
+                example = None
+            warning = warning or _obstacle(module, example)
             self._template = Template(module, example, "pickle" if warning else "pt2", warning)
         return self._template
 
@@ -112,6 +115,18 @@ class Models:
         own = summary.get("roots", {}).get(root, summary)
         found = (own.get("best") or {}).get("round") if kind == "best" else own.get("rounds", summary.get("rounds"))
         return int(found or 0)
+
+
+def _refusal(module: "LightningModule", example: Example) -> str | None:
+    """Run the module on the example; return why that does not work, None if it does."""
+    try:
+        example.run(module)
+    except Exception as error:  # noqa: BLE001 - whatever the user's forward raises
+        traceback.print_exc()
+        name = type(module).__name__
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        return f"the models were pickled, without a signature, since {name}.forward does not take a test input: {reason}"
+    return None
 
 
 def _obstacle(module: "LightningModule", example: Example | None) -> str | None:

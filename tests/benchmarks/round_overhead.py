@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path[:0] = [str(REPOSITORY), str(Path(__file__).parent)]
+sys.path.insert(0, str(REPOSITORY))
 
 from flame_run import torchvision_guard  # noqa: E402
 
 torchvision_guard.install()
 
-from wide import Wide  # noqa: E402
+from tests.benchmarks.wide import Wide  # noqa: E402
 
 TRAINERS, IMAGES, BATCH = 8, 250, 25
 

@@ -36,4 +36,4 @@ class NullTrainer(Trainer):
     def train(self, task: Task) -> Message:
         """The weights as they came."""
         scalars = {"weight": float(self.training.samples), "samples": self.training.samples, "merged": False}
-        return Message("update", task.round, scalars=scalars, groups={"weights": task.model.groups["weights"]}).packed()
+        return Message("update", task.round, scalars=scalars, groups={"weights": task.model.groups["weights"]})

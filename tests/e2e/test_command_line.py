@@ -75,6 +75,8 @@ def test_completion_offers_experiments(tmp_path: Path) -> None:
         (["schema_file=nowhere.json"], "schema_file", "no such file"),
         (["job.name=${job.nome}"], "job", "nome"),
         (["model.module.learning_rate=${job.hyperparameters.rate}"], "model", "rate"),
+        (["job=null"], "job=null", "must be a string"),
+        (["job.hyperparameters=[1,2]"], "job.hyperparameters", "Cannot merge"),
         (["planx"], "flame-run", "did you mean 'plan'"),
     ],
 )
@@ -88,3 +90,13 @@ def test_what_cannot_be_composed_is_one_clear_error_of_status_2(
     assert "Traceback" not in run.stderr
     assert run.text == ""
     assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_a_configuration_file_that_is_no_yaml_is_named(tmp_path: Path, flame_run: Any) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\njob: {name: [broken\n")
+    run = flame_run("--config-dir", str(tmp_path), "experiment=mine")
+    assert run.process.returncode == 2
+    assert "mine.yaml" in run.stderr
+    assert "line 3" in run.stderr
+    assert "Traceback" not in run.stderr

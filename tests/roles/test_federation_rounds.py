@@ -153,6 +153,9 @@ class _Telling(Channel):
     def receive(self, timeout: float | None = None) -> Any:
         return self._inner.receive(timeout)
 
+    def decline(self, reason: str) -> None:
+        self._inner.decline(reason)
+
     def wait_joined(self, ends: Any = None, timeout: float | None = None) -> None:
         self._inner.wait_joined(ends, timeout)
 

@@ -52,6 +52,17 @@ def test_a_module_that_cannot_be_traced_is_pickled_with_one_warning(folder, sett
     assert {model.status for model in logged} == {"READY"}
 
 
+def test_a_module_without_forward_is_logged_without_a_signature(folder, settings, monkeypatch):
+    folder.module("Straight", torch.randn(2, 3))
+    content = folder.path / "checkpoints" / "module.json"
+    content.write_text(content.read_text().replace("Straight", "Mute"))
+    state, warning, _ = log(settings())
+    assert warning is not None
+    assert "Mute.forward does not take a test input" in warning
+    monkeypatch.syspath_prepend(str(folder.modules))
+    assert mlflow.pytorch.load_model(state.models["best"]).layer.out_features == 2
+
+
 def test_a_module_with_two_inputs_keeps_their_names(folder, settings):
     example = (torch.randn(2, 3), torch.randn(2, 3))
     best = folder.module("Pair", example)

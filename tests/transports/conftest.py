@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from transports.base import Channel, ChannelSpec, Endpoint
+from transports.base import Backend, Channel, ChannelSpec, Endpoint
 from transports.grpc_channel.endpoint import GrpcEndpoint
 from transports.grpc_channel.loop import LoopThread
 from transports.inproc import Hub, InprocEndpoint
@@ -16,6 +16,8 @@ TOKEN = "the secret of this job"
 
 class Network(ABC):
     """Makes endpoints that can reach each other, and closes them."""
+
+    backend: Backend = "auto"
 
     def __init__(self) -> None:
         self.endpoints: list[Endpoint] = []
@@ -30,11 +32,12 @@ class Network(ABC):
 
     def host(self, endpoint: Endpoint, *ends: str, name: str = "param", group: str = "default") -> Channel:
         """The side that listens."""
-        return endpoint.open(ChannelSpec(name=name, group=group, ends=ends))
+        return endpoint.open(ChannelSpec(name=name, group=group, ends=ends, backend=self.backend))
 
     def join(self, endpoint: Endpoint, host: Endpoint, name: str = "param", group: str = "default") -> Channel:
         """The side that dials."""
-        channel = endpoint.open(ChannelSpec(name=name, group=group, ends=(host.name,), dials=frozenset({host.name})))
+        dials = frozenset({host.name})
+        channel = endpoint.open(ChannelSpec(name=name, group=group, ends=(host.name,), dials=dials, backend=self.backend))
         if host.address is not None:
             endpoint.connect({host.name: host.address})
         return channel
@@ -66,6 +69,8 @@ class InprocNetwork(Network):
 
 
 class GrpcNetwork(Network):
+    backend: Backend = "grpc"
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = LoopThread("loop of the test")
@@ -78,7 +83,11 @@ class GrpcNetwork(Network):
         self.loop.close()
 
 
-@pytest.fixture(params=[InprocNetwork, GrpcNetwork], ids=["inproc", "grpc"])
+class ShmNetwork(GrpcNetwork):
+    backend: Backend = "shm"
+
+
+@pytest.fixture(params=[InprocNetwork, GrpcNetwork, ShmNetwork], ids=["inproc", "grpc", "shm"])
 def network(request: pytest.FixtureRequest) -> Iterator[Network]:
     network: Network = request.param()
     yield network
@@ -86,7 +95,7 @@ def network(request: pytest.FixtureRequest) -> Iterator[Network]:
 
 
 @pytest.fixture
-def wire() -> Iterator[Network]:
-    network = GrpcNetwork()
+def shm() -> Iterator[Network]:
+    network = ShmNetwork()
     yield network
     network.close()

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 from transports.base import Arrived, Channel, Joined, Left, Limits, Offer, Outcome
 from transports.errors import Aborted, PeerLost, ProtocolError, TransportError, WaitTimeout
@@ -220,6 +223,17 @@ def test_a_transfer_may_be_refused_in_the_middle_and_the_next_message_is_whole(n
     assert second.wait(SOON)["hub"].accepted
 
 
+@pytest.mark.parametrize("floats", [10, MEGABYTE])
+def test_a_channel_that_declines_refuses_what_waits_and_what_comes(network, floats):
+    center, spokes = network.star("a", "b")
+    waiting = spokes["a"].send(message(floats=floats), ["hub"])
+    center.decline("the job is over")
+    coming = spokes["b"].send(message(floats=floats), ["hub"])
+    assert waiting.wait(SOON) == coming.wait(SOON) == {"hub": Outcome("refused", "the job is over")}
+    center.send(message(kind="end", floats=floats), ["a"])
+    assert next_offer(spokes["a"]).take(SOON).kind == "end"
+
+
 def test_an_offer_that_was_ended_cannot_be_fetched(network):
     center, spokes = network.star("a")
     spokes["a"].send(message(), ["hub"])
@@ -324,6 +338,57 @@ def test_a_received_message_can_be_passed_on_and_released_at_once(network):
     assert torch.equal(next_offer(center).take(SOON).groups["weights"]["w"], torch.arange(MEGABYTE, dtype=torch.float32))
     assert back.wait(SOON)["hub"].accepted
     overtaking.take(SOON)
+
+
+def test_a_message_filled_in_place_arrives_as_it_was_filled(network):
+    center, spokes = network.star("a")
+    specs = message(floats=MEGABYTE).specs
+    for round in (1, 2, 3):
+        sent = center.allocate("weights", round, specs, scalars={"samples": round})
+        sent.groups["weights"]["w"].fill_(float(round))
+        delivery = center.send(sent, ["a"])
+        got = next_offer(spokes["a"]).take(SOON)
+        assert (got.kind, got.round, dict(got.scalars), got.specs) == ("weights", round, {"samples": round}, specs)
+        assert bool((got.groups["weights"]["w"] == round).all())
+        assert delivery.wait(SOON)["a"].accepted
+
+
+def test_what_lies_between_two_tensors_does_not_travel(network):
+    center, spokes = network.star("a")
+    groups = {"g": {"odd": torch.ones(100_001, dtype=torch.uint8), "next": torch.ones(100_000)}}
+    old = center.allocate("weights", 1, {"g": {"w": message(floats=125_016).specs["weights"]["w"]}})
+    old.buffer.fill_(255)
+    old.release()
+    del old
+    center.send(Message("weights", 1, groups=groups), ["a"])
+    got = next_offer(spokes["a"]).take(SOON)
+    assert got.buffer[100_001:100_032].tolist() == [0] * 31
+
+
+@given(held=st.lists(st.integers(0, 5), min_size=1, max_size=12))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+def test_a_received_message_stays_as_it_is_for_as_long_as_it_is_held(network, held):
+    # A network for all examples; each leaves it empty.
+    if not network.endpoints:
+        network.center, network.spokes = network.star("a", "b")
+    center, spokes = network.center, network.spokes
+    keeping: dict[int, list[Tensor]] = {}
+    for now, rounds in enumerate(held):
+        sent = center.send(message(floats=20_000, round=now).relabel(scalars={"now": now}), spokes)
+        for spoke in spokes.values():
+            got = next_offer(spoke).take(SOON)
+            back = spoke.allocate("update", now, got.specs)
+            torch.add(got.groups["weights"]["w"], now, out=back.groups["weights"]["w"])
+            spoke.send(back, ["hub"])
+            answer = next_offer(center).take(SOON)
+            keeping.setdefault(now + rounds, []).append(answer.groups["weights"]["w"] - 0)
+            keeping[now + rounds].append(answer.groups["weights"]["w"])
+        assert all(outcome.accepted for outcome in sent.wait(SOON).values())
+        for copy, view in zip(*[iter(keeping.pop(now, []))] * 2, strict=True):
+            assert torch.equal(copy, view)
+    for rest in keeping.values():
+        for copy, view in zip(*[iter(rest)] * 2, strict=True):
+            assert torch.equal(copy, view)
 
 
 # ---- several channels, several threads, many peers

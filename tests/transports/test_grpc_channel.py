@@ -51,7 +51,7 @@ def hub() -> Iterator[GrpcEndpoint]:
 
 
 def opened(hub: GrpcEndpoint, *ends: str) -> Channel:
-    return hub.open(ChannelSpec(name="param", group="default", ends=ends or ("a",)))
+    return hub.open(ChannelSpec(name="param", group="default", ends=ends or ("a",), backend="grpc"))
 
 
 def dialling(endpoint: GrpcEndpoint, address: str | None, group: str = "default") -> Channel:
@@ -252,6 +252,7 @@ def test_a_peer_that_sends_garbage_is_cut_off_and_the_job_goes_on(hub, garbage: 
         (offer_frame(header=header_bytes(nbytes_of=10), payload=b"123"), "payload of 3 bytes"),
         (offer_frame(header=header_bytes(nbytes_of=2**20 + 1)), "max_message_bytes"),
         (offer_frame(checksum=1), "checksum"),
+        (offer_frame(header=header_bytes(nbytes_of=100_000), segment=wire_pb2.Segment(pid=1)), "shared memory where none"),
     ],
 )
 def test_a_bad_message_is_refused_and_the_next_one_taken(bad, reason):

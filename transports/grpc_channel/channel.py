@@ -1,7 +1,7 @@
 """A worker's side of a channel: the links to its ends, and what waits for ends to join."""
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,12 +10,15 @@ from typing_extensions import override
 from transports.base import ChannelSpec, Outcome
 from transports.core import CoreChannel, CoreDelivery
 from transports.errors import Aborted, TransportError
+from transports.grpc_channel.frames import INLINE_BYTES
 from transports.grpc_channel.link import Link
 from transports.grpc_channel.stream import Owner
 from transports.grpc_channel.transfer import Outgoing
 from transports.header import encode_header
 from transports.mailbox import Mailbox
-from transports.message import Message
+from transports.message import Message, Scalar, Specs, packed_size
+from transports.shared_memory.machine import machine_id
+from transports.shared_memory.segment import SharedPayload
 
 
 class Hosting(Owner, Protocol):
@@ -35,9 +38,36 @@ class GrpcChannel(CoreChannel):
     def __init__(self, spec: ChannelSpec, endpoint: Hosting) -> None:
         super().__init__(spec, endpoint.mailbox)
         self.links: dict[str, Link] = {}
+        self.machine = "" if spec.backend == "grpc" else machine_id()
+        """Tells peers whether they can share memory with us; empty where this channel does not."""
+        self._sharing: frozenset[str] = frozenset()
         self._endpoint = endpoint
         self._unsent: defaultdict[str, deque[Outgoing]] = defaultdict(deque)
         self._lost: dict[str, str] = {}
+
+    def shares_with(self, machine: str) -> bool:
+        """Whether a peer that says `machine` of itself can share memory with us, and wants to."""
+        return bool(machine) and machine == self.machine
+
+    def why_not(self, end: str, machine: str) -> str | None:
+        """Why a peer that says `machine` of itself must not be on this channel; None where it may."""
+        if self.spec.backend != "shm" or self.shares_with(machine):
+            return None
+        where = "another machine, container or user, or has backend grpc"
+        return f"{self} has backend shm, but {end} and {self._endpoint.name} cannot share memory: one is on {where}; use auto"
+
+    @override
+    def allocate(self, kind: str, round: int, specs: Specs, *, scalars: Mapping[str, Scalar] | None = None) -> Message:
+        nbytes = packed_size(specs)
+        payload = self._endpoint.memory.take(nbytes) if nbytes > INLINE_BYTES and self._sharing else None
+        return Message.allocate(kind, round, specs, scalars=scalars, payload=payload)
+
+    @override
+    def _pack(self, message: Message, ends: Sequence[str]) -> Message:
+        if isinstance(message.payload if message.is_packed else None, SharedPayload):
+            return message
+        wanted = message.nbytes > INLINE_BYTES and not self._sharing.isdisjoint(ends)
+        return message.packed(into=self._endpoint.memory.take(message.nbytes) if wanted else None)
 
     @override
     def _dispatch(self, message: Message, ends: Sequence[str], delivery: CoreDelivery) -> None:
@@ -59,6 +89,8 @@ class GrpcChannel(CoreChannel):
     def attach(self, link: Link) -> None:
         """Use `link`, which is connected: its end has joined."""
         self.links[link.end] = link
+        if link.shared:
+            self._sharing |= {link.end}
         self._lost.pop(link.end, None)
         self.note_joined(link.end)
         for outgoing in self._unsent.pop(link.end, ()):
@@ -67,6 +99,7 @@ class GrpcChannel(CoreChannel):
     def detach(self, link: Link) -> None:
         """Drop `link`, which is over: its end has left."""
         del self.links[link.end]
+        self._sharing -= {link.end}
         self._lose(link.end, link.reason)
         self.note_left(link.end, link.reason, clean=link.clean)
 

@@ -62,19 +62,20 @@ class Dialler:
 
     async def _serve(self, channel: GrpcChannel, end: str) -> None:
         try:
-            call = await self._connect(channel, end)
+            call, machine = await self._connect(channel, end)
         except TransportError as error:
             channel.give_up_on(end, error)
             return
-        checked = self._owner.wants_checksum(self._owner.addresses[end])
-        link = Link(self._owner, channel, end, call, channel.detach, checked=checked)
+        checked, shared = self._owner.wants_checksum(self._owner.addresses[end]), channel.shares_with(machine)
+        link = Link(self._owner, channel, end, call, channel.detach, checked=checked, shared=shared)
         channel.attach(link)
         try:
             await link.run()
         finally:
             await _hang_up(call)
 
-    async def _connect(self, channel: GrpcChannel, end: str) -> Any:
+    async def _connect(self, channel: GrpcChannel, end: str) -> tuple[Any, str]:
+        """A stream to `end` that is welcome there, and the machine of `end`."""
         clock = asyncio.get_running_loop().time
         deadline, pause, last = clock() + self._owner.join_timeout, _FIRST_PAUSE, "no answer"
         refusal: Refused | None = None
@@ -82,7 +83,7 @@ class Dialler:
             address = self._owner.addresses[end]
             call = self._call(channel, address)
             try:
-                await asyncio.wait_for(self._be_welcomed(call, end), left)
+                machine = await asyncio.wait_for(self._be_welcomed(call, end), left)
             except TimeoutError:
                 call.cancel()
                 break
@@ -97,7 +98,10 @@ class Dialler:
                 call.cancel()
                 last = str(error)
             else:
-                return call
+                if (reason := channel.why_not(end, machine)) is not None:
+                    call.cancel()
+                    raise Refused(reason)
+                return call, machine
             await asyncio.sleep(min(pause, max(0.0, deadline - clock())))
             pause = min(2 * pause, _LONGEST_PAUSE)
         where = f"{end} could not be reached at {self._owner.addresses[end]} for {channel}"
@@ -112,16 +116,19 @@ class Dialler:
             channel=channel.spec.name,
             group=channel.spec.group,
             name=self._owner.name,
+            machine=channel.machine,
         )
         return self._wires[address].stream_stream(f"/{frames.SERVICE}/{frames.METHOD}")(metadata=hello.metadata())
 
-    async def _be_welcomed(self, call: Any, end: str) -> None:
+    async def _be_welcomed(self, call: Any, end: str) -> str:
         data = await call.read()
         if not isinstance(data, bytes):
             raise ProtocolError("the stream ended without a welcome")
         welcome = frames.parse_frame(data).welcome
         if welcome.name != end or welcome.version != frames.VERSION:
             raise ProtocolError(f"{welcome.name!r} (protocol {welcome.version}) listens there")
+        machine: str = welcome.machine
+        return machine
 
 
 async def _hang_up(call: Any) -> None:

@@ -18,6 +18,7 @@ from transports.grpc_channel.frames import MAX_CHUNK_BYTES
 from transports.grpc_channel.host import Host, is_loopback
 from transports.grpc_channel.loop import LoopThread
 from transports.grpc_channel.transfer import BufferPool
+from transports.shared_memory.pool import SharedMemory
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class GrpcEndpoint(CoreEndpoint):
         self.channels: dict[str, GrpcChannel] = {}
         self.addresses: dict[str, str] = {}
         self.pool = BufferPool()
+        self.memory = SharedMemory(name)
         self.opened = asyncio.Condition()
         self.refused = 0
         self._bind, self._advertise, self._checksum = bind, advertise or host, checksum
@@ -106,6 +108,8 @@ class GrpcEndpoint(CoreEndpoint):
     @override
     def open(self, spec: ChannelSpec) -> Channel:
         self._check_open()
+        if spec.backend not in ("auto", "grpc", "shm"):
+            raise ValueError(f"channel {spec.name!r}: backend {spec.backend!r} does not leave the process; use auto, grpc or shm")
         if set(spec.ends) - spec.dials:
             self.listen()
         channel = GrpcChannel(spec, self)
@@ -151,6 +155,7 @@ class GrpcEndpoint(CoreEndpoint):
             self.loop.run(self._close(reason or f"{self.name} left", timeout, clean=reason is None), 2 * timeout + 5.0)
         finally:
             self.mailbox.abort(f"{self.name} is closed")
+            self.memory.close()
             if self._own_loop:
                 self.loop.close()
 

@@ -18,12 +18,13 @@ MAX_CHUNK_BYTES = 16 * 2**20
 _MAX_REASON = 4096
 _SLACK = 64 * 1024
 
-TOKEN_KEY, VERSION_KEY, CHANNEL_KEY, GROUP_KEY, NAME_KEY = (
+TOKEN_KEY, VERSION_KEY, CHANNEL_KEY, GROUP_KEY, NAME_KEY, MACHINE_KEY = (
     "flame-token-bin",
     "flame-version",
     "flame-channel-bin",
     "flame-group-bin",
     "flame-name-bin",
+    "flame-machine",
 )
 
 
@@ -65,9 +66,9 @@ def parse_frame(data: bytes) -> wire_pb2.Frame:
     return frame
 
 
-def welcome(name: str) -> bytes:
+def welcome(name: str, machine: str = "") -> bytes:
     """First frame of the hosting side."""
-    return wire_pb2.Frame(welcome=wire_pb2.Welcome(version=VERSION, name=name)).SerializeToString()
+    return wire_pb2.Frame(welcome=wire_pb2.Welcome(version=VERSION, name=name, machine=machine)).SerializeToString()
 
 
 def fetch(offer: int) -> bytes:

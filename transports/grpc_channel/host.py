@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
-from transports.errors import AddressError
+from transports.errors import AddressError, Refused
 from transports.grpc_channel import frames
 from transports.grpc_channel.channel import GrpcChannel, Hosting
 from transports.grpc_channel.link import Link
@@ -35,6 +35,8 @@ class Hello:
     channel: str
     group: str
     name: str
+    machine: str = ""
+    """Equal at both sides: they can share memory. Empty: it does not want to."""
 
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """Metadata that opens a stream."""
@@ -44,6 +46,7 @@ class Hello:
             (frames.CHANNEL_KEY, self.channel.encode()),
             (frames.GROUP_KEY, self.group.encode()),
             (frames.NAME_KEY, self.name.encode()),
+            (frames.MACHINE_KEY, self.machine),
         )
 
 
@@ -60,6 +63,7 @@ def read_hello(metadata: Iterable[tuple[str, str | bytes]]) -> Hello:
         channel=text(frames.CHANNEL_KEY),
         group=text(frames.GROUP_KEY),
         name=text(frames.NAME_KEY),
+        machine=text(frames.MACHINE_KEY),
     )
 
 
@@ -124,8 +128,9 @@ class Host:
             self._owner.count_refused(f"{context.peer()}: {stranger.reason}")
             await context.abort(stranger.code, stranger.reason)
         checked = self._owner.wants_checksum(context.peer())
-        link = Link(self._owner, channel, hello.name, context, channel.detach, checked=checked)
-        link.put(frames.welcome(self._owner.name))
+        shared = channel.shares_with(hello.machine)
+        link = Link(self._owner, channel, hello.name, context, channel.detach, checked=checked, shared=shared)
+        link.put(frames.welcome(self._owner.name, channel.machine))
         channel.attach(link)
         await link.run()
         if link.violation is not None:
@@ -157,4 +162,8 @@ class Host:
             raise _Stranger(grpc.StatusCode.PERMISSION_DENIED, f"{place}: {hello.name!r} is none of its ends")
         if hello.name in channel.links:
             raise _Stranger(grpc.StatusCode.ALREADY_EXISTS, f"{place}: {hello.name!r} is connected already")
+        refusal = channel.why_not(hello.name, hello.machine)
+        if refusal is not None:
+            channel.give_up_on(hello.name, Refused(refusal))
+            raise _Stranger(grpc.StatusCode.FAILED_PRECONDITION, refusal)
         return channel

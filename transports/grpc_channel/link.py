@@ -17,10 +17,15 @@ from transports.grpc_channel.stream import STREAM_ERRORS, Owner, Stream
 from transports.grpc_channel.transfer import Incoming, Outgoing, Run
 from transports.header import parse_header
 from transports.message import Header
+from transports.shared_memory.segment import Handle
 
 logger = logging.getLogger(__name__)
 
 _LAST_WRITE_TIMEOUT = 2.0
+
+
+def _handle(wire: wire_pb2.Segment) -> Handle:
+    return Handle(wire.pid, wire.descriptor, wire.device, wire.inode, wire.filling)
 
 
 class GrpcOffer(CoreOffer):
@@ -31,10 +36,16 @@ class GrpcOffer(CoreOffer):
         self.number: int = wire.id
         self.inline: bytes | None = wire.payload if wire.HasField("payload") or not header.nbytes else None
         self.incoming: Incoming | None = None
+        self._segment = _handle(wire.segment) if wire.HasField("segment") else None
         self._link = link
 
     def _start(self) -> None:
-        if not self._link.owner.loop.post(self._link.fetch, self):
+        payload = None
+        if self._segment is not None:
+            payload = self._link.owner.memory.open(self._segment, self.header.nbytes, self.end)
+        if payload is not None:
+            self.complete(payload)
+        elif not self._link.owner.loop.post(self._link.fetch, self):
             self.lose("the endpoint is closed")
 
     def _answer(self, outcome: Outcome) -> None:
@@ -52,6 +63,7 @@ class Link:
         stream: connected and admitted.
         ended: called when the link is over.
         checked: whether payloads sent carry checksums.
+        shared: whether `end` and we can share memory.
     """
 
     def __init__(
@@ -63,7 +75,9 @@ class Link:
         ended: Callable[["Link"], None],
         *,
         checked: bool,
+        shared: bool,
     ) -> None:
+        self.shared = shared
         self.owner = owner
         self.channel = channel
         self.end = end
@@ -95,7 +109,7 @@ class Link:
             outgoing.delivery.settle(self.end, Outcome("lost", self.reason))
             return
         self._unanswered[outgoing.number] = outgoing
-        self.put(outgoing.offer(checked=self._checked))
+        self.put(outgoing.offer(checked=self._checked, shared=self.shared))
 
     def leave(self, reason: str, *, clean: bool) -> None:
         """Say goodbye after the control frames that wait; `over` is set when the peer has heard it."""
@@ -240,9 +254,11 @@ class Link:
         return self._unanswered[number]
 
     def _settle(self, number: int, outcome: Outcome) -> None:
-        self._known(number).delivery.settle(self.end, outcome)
+        delivery = self._known(number).delivery
+        # First, because whoever waits for the answer may want to use the memory of the message again.
         del self._unanswered[number]
         self._fetched.discard(number)
+        delivery.settle(self.end, outcome)
 
     def _take_offer(self, wire: wire_pb2.Offer) -> None:
         if wire.id <= self._newest_offer:
@@ -265,6 +281,8 @@ class Link:
             raise ProtocolError(f"{self.end} sent a message in the name of {header.sender!r}")
         if wire.HasField("payload") and len(wire.payload) != header.nbytes:
             raise ProtocolError(f"payload of {len(wire.payload)} bytes where the header announced {header.nbytes}")
+        if wire.HasField("segment") and (not self.shared or not header.nbytes or wire.HasField("payload")):
+            raise ProtocolError(f"{self.end} offered shared memory where none can be used")
         return header
 
     def _take_chunk(self, run: Run, chunk: bytes) -> None:

@@ -9,6 +9,7 @@ import grpc.aio
 from transports.base import Limits
 from transports.grpc_channel.loop import LoopThread
 from transports.grpc_channel.transfer import BufferPool
+from transports.shared_memory.pool import SharedMemory
 
 STREAM_ERRORS = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """What gRPC raises where a stream is over."""
@@ -30,6 +31,7 @@ class Owner(Protocol):
     limits: Limits
     pool: BufferPool
     loop: LoopThread
+    memory: SharedMemory
 
     def count_refused(self, what: str) -> None:
         """Log and count something that was refused."""

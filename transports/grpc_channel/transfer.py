@@ -2,6 +2,7 @@
 
 import zlib
 from collections import OrderedDict
+from dataclasses import asdict
 from threading import Lock
 
 import torch
@@ -12,6 +13,7 @@ from transports.core import CoreDelivery
 from transports.errors import ProtocolError
 from transports.grpc_channel.frames import INLINE_BYTES, MAX_RUN_CHUNKS, RUN_CHUNKS
 from transports.message import Message, Payload
+from transports.shared_memory.segment import SharedPayload
 
 _KEPT_RUNS = 2
 _KEPT_BUFFERS = 4
@@ -52,10 +54,11 @@ class Outgoing:
         """Grows from message to message; set when it is offered."""
         self.delivery = delivery
         self._header = header
+        self._payload = message.payload
         self._bytes = _view(message.buffer)
         self._chunk_bytes = chunk_bytes
         self._run_bytes = chunk_bytes * RUN_CHUNKS
-        self._frames: dict[bool, bytes] = {}
+        self._frames: dict[tuple[bool, bool], bytes] = {}
         self._runs: OrderedDict[int, list[bytes]] = OrderedDict()
         self._sums: dict[int, int] = {}
 
@@ -64,16 +67,19 @@ class Outgoing:
         """Number of runs that the payload takes when it is fetched."""
         return -(-len(self._bytes) // self._run_bytes)
 
-    def offer(self, *, checked: bool) -> bytes:
-        """The frame that offers it, with a checksum if `checked`."""
-        if checked not in self._frames:
+    def offer(self, *, checked: bool, shared: bool) -> bytes:
+        """The frame that offers it, with a checksum if `checked`, with the handle of its shared memory if `shared`."""
+        key = checked, shared
+        if key not in self._frames:
             offer = wire_pb2.Offer(id=self.number, header=self._header)
             if len(self._bytes) <= INLINE_BYTES:
                 offer.payload = bytes(self._bytes)
+            elif shared and isinstance(self._payload, SharedPayload):
+                offer.segment.CopyFrom(wire_pb2.Segment(**asdict(self._payload.handle)))
             if checked:
                 offer.checksum = zlib.crc32(offer.payload, zlib.crc32(self._header))
-            self._frames[checked] = wire_pb2.Frame(offer=offer).SerializeToString()
-        return self._frames[checked]
+            self._frames[key] = wire_pb2.Frame(offer=offer).SerializeToString()
+        return self._frames[key]
 
     def run(self, index: int, *, checked: bool) -> tuple[bytes, list[bytes]]:
         """The frame that announces a run, and its chunks."""
