@@ -126,6 +126,16 @@ class Evaluation:
             raise BadModel(f"{type(self.module).__name__}.test_step logs no metric; log what the global model is judged by")
         return metrics
 
+    @property
+    def forks(self) -> bool:
+        """Whether testing starts processes that load data: those are only started from a process's main thread."""
+        self.data.prepare_data()
+        self.data.setup("test")
+        loaders = self.data.test_dataloader()
+        return any(
+            getattr(loader, "num_workers", 0) > 0 for loader in (loaders if isinstance(loaders, list | tuple) else [loaders])
+        )
+
     def example(self) -> Any:
         """Two samples of the input of the first test batch, on the CPU; None where the batch is of an unknown kind."""
         self.data.prepare_data()

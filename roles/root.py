@@ -24,7 +24,7 @@ class Root:
     """The global model and everything that happens to it between rounds.
 
     Evaluating and storing the model of a round run in a thread beside the next round, unless an early end may
-    depend on the result.
+    depend on the result, or the test data comes from processes of its own.
     """
 
     def __init__(self, context: Context) -> None:
@@ -38,6 +38,8 @@ class Root:
         groups = states.shared_state(self.module, self.settings.share)
         self.model = Message(kind=MODEL_KIND, round=0, groups={name: group for name, group in groups.items() if group}).packed()
         self._evaluation = None if context.build_test_data is None else Evaluation(context, self.module, context.build_test_data())
+        # A process forked beside other threads can inherit a lock that nobody will ever release.
+        self._overlap = context.overlap and not (self._evaluation is not None and self._evaluation.forks)
         self._judge = Judge(self.settings.stop, self.settings.checkpoint)
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="review")
         self._pending: Future[None] | None = None
@@ -55,7 +57,7 @@ class Root:
         """The number of the next round, or None when the job is done: all rounds, target reached, or patience lost."""
         if self._round == 0:
             self._began = time.monotonic()
-        elif self.settings.stop.active or not self.context.overlap:
+        elif self.settings.stop.active or not self._overlap:
             self.review(wait=True)
         if self._round >= self.settings.rounds or self._judge.stop_reason is not None:
             return None
@@ -81,10 +83,12 @@ class Root:
 
     def review(self, *, wait: bool = False) -> None:
         """Evaluate and store the newest model in the background, once; with `wait`, return when that is done."""
-        if self._due:
-            self._due = False
+        due, self._due = self._due, False
+        if due and not self._overlap:
+            self._review(self._round, self.model)
+        elif due:
             self._pending = self._beside.submit(self._review, self._round, self.model)
-        if (wait or not self.context.overlap) and self._pending is not None:
+        if wait and self._pending is not None:
             self._pending.result()
             self._pending = None
 

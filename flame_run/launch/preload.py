@@ -7,8 +7,10 @@ import importlib
 import pkgutil
 
 from flame_run.torchvision_guard import install
+from transports.grpc_channel.forks import tolerate_forks
 
 install()
+tolerate_forks()
 
 import grpc  # noqa: E402, F401 - the guard comes before everything that imports torchvision
 import lightning.pytorch  # noqa: E402, F401

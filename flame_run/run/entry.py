@@ -9,9 +9,12 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from transports.grpc_channel.forks import tolerate_forks
+
 
 def work_in_process(cfg: DictConfig) -> None:
     """Be one worker in a process of its own, its output in its log; see `flame_run.run.worker.work`."""
+    tolerate_forks()
     log_to(Path(HydraConfig.get().runtime.output_dir) / "worker.log")
     try:
         from flame_run.run.worker import WorkerFailed, work  # noqa: PLC0415 - imports torch, in the worker only

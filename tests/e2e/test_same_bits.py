@@ -44,6 +44,13 @@ def test_the_order_of_arrival_changes_no_bit(expected: str, tmp_path: Path, flam
     assert run.json("summary.json")["model_sha256"] == expected
 
 
+def test_processes_that_load_data_change_no_bit(expected: str, flame_run: Any) -> None:
+    run = flame_run(*SETTINGS, "+model.data.num_workers=1")
+    assert run.process.returncode == 0, run.text + run.stderr
+    assert run.json("summary.json")["model_sha256"] == expected
+    assert not run.left_over()
+
+
 def test_another_seed_gives_another_model(expected: str, flame_run: Any) -> None:
     assert flame_run(*SETTINGS, "job.seed=1").json("summary.json")["model_sha256"] != expected
 
