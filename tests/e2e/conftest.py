@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def _clean(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what other tests or a person's shell say about tracking and caches."""
+    return {key: value for key, value in environment.items() if not key.startswith(("MLFLOW_", "FLAME_RUN_", "HYDRA_"))}
+
+
 class Run:
     """A `flame-run` process: its output, its run folder, and every process that it starts."""
 
@@ -36,7 +41,7 @@ class Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(env or {})},
+            env={**_clean(os.environ), **(env or {})},
             start_new_session=True,
         )
         self.stderr = ""

@@ -32,7 +32,8 @@ def flame_run() -> Any:
     """Run `flame-run` in a folder to its end and return the run folder; fails where the exit status is not 0."""
 
     def complete(folder: Path, *arguments: str) -> Path:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+        environment = {**kept, "PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(
             [sys.executable, "-m", "flame_run", *arguments, "tracking=none"],
             cwd=folder,
