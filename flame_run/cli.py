@@ -1,7 +1,9 @@
 """The command line: `flame-run [VERB] [overrides]`. Imports nothing heavy before it knows what to do."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -66,7 +68,9 @@ def _plan(arguments: Sequence[str]) -> int:
     def show(cfg: "DictConfig") -> None:
         shown.append(show_plan(cfg, form))
 
-    call_with_config(show, [*rest, *nothing_written])
+    if {"-m", "--multirun"} & set(rest):
+        raise InvalidConfig([Problem("flame-run plan", "-m", "a plan is of one job; leave -m out and give each key one value")])
+    call_with_config(show, rest, nothing_written)
     print("\n".join(shown))  # noqa: T201
     return 0
 
@@ -120,8 +124,27 @@ def _call(words: Sequence[str]) -> int:
     return _run(words)
 
 
+def _open_standard_streams() -> None:
+    """Give a program that was started without standard streams (`>&-`) the null device, so that nothing else gets their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False, encoding="utf-8"))  # noqa: SIM115
+
+
+def _interrupt(number: int, _: object) -> None:
+    """SIGTERM ends the command like Ctrl-C, also before a run takes it over."""
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit status."""
+    _open_standard_streams()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in ("--version", "-V"):
         print(f"flame-run {version('flame-run')}")  # noqa: T201

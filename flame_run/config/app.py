@@ -16,45 +16,71 @@ from omegaconf import DictConfig
 from flame_run.config.folder import conf_dir
 from flame_run.config.groups import register
 from flame_run.config.hydra_errors import HydraRefusal, explain
-from flame_run.errors import FlameRunError
+from flame_run.errors import FlameRunError, Interrupted, InvalidConfig, Problem
 
 
-def call_with_config(task: Callable[[DictConfig], Any], arguments: Sequence[str]) -> None:
+def call_with_config(task: Callable[[DictConfig], Any], arguments: Sequence[str], hidden: Sequence[str] = ()) -> None:
     """Compose by the words of a command line (overrides and Hydra's own flags) and call `task`, or sweep over it with `-m`.
+
+    `hidden` are overrides of our own, of which no message speaks.
 
     Raises:
         InvalidConfig: Hydra would not compose it.
         FlameRunError: whatever `task` raises; of a sweep, the first run that failed.
     """
     register()
-    raised: list[FlameRunError] = []
-    began = False
+    guard = _Guard(task)
+    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(guard.wrapped())
+    with guard.explained(arguments), _as_command_line([*arguments, *hidden]):
+        main()
+    if guard.raised is not None:
+        raise guard.raised
 
-    @functools.wraps(task)
-    def guarded(cfg: DictConfig) -> Any:
-        nonlocal began
-        began = True
+
+class _Guard:
+    """Carries what a task raises past Hydra, which would print lines of its own on it, and explains what Hydra refuses."""
+
+    def __init__(self, task: Callable[[DictConfig], Any]) -> None:
+        self._task = task
+        self._began = False
+        self.raised: FlameRunError | None = None
+
+    def wrapped(self) -> Callable[[DictConfig], Any]:
+        """The task as Hydra gets it."""
+
+        @functools.wraps(self._task)
+        def guarded(cfg: DictConfig) -> Any:
+            self._began = True
+            try:
+                return self._task(cfg)
+            except Interrupted as error:
+                self.raised = error
+                raise KeyboardInterrupt from error  # any other error ends one run of a sweep, not the sweep
+            except FlameRunError as error:
+                if HydraConfig.get().mode is RunMode.MULTIRUN:
+                    raise  # a sweep must hear of it
+                self.raised = error
+                return None
+
+        return guarded
+
+    @contextmanager
+    def explained(self, arguments: Sequence[str]) -> Iterator[None]:
+        """Map what Hydra says in its own, Python's or YAML's errors before the task begins."""
         try:
-            return task(cfg)
-        except FlameRunError as error:
-            if HydraConfig.get().mode is RunMode.MULTIRUN:
-                raise  # a sweep must hear of it
-            raised.append(error)  # passed by, as Hydra would print a line of its own on it
-            return None
-
-    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(guarded)
-    try:
-        with _as_command_line(arguments):
-            main()
-    except HydraRefusal as error:
-        raise explain(error, arguments, _defaults()) from error
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        if began:
-            raise
-        # Hydra says some of what it refuses in Python's or YAML's own errors.
-        raise explain(error, arguments, None) from error
-    if raised:
-        raise raised[0]
+            yield
+        except HydraRefusal as error:
+            raise explain(error, arguments, _defaults()) from error
+        except KeyboardInterrupt:
+            if self.raised is None:
+                raise
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            if self._began:
+                raise
+            if isinstance(error, OSError):
+                reason = f"the run folder cannot be made: {error.strerror}"
+                raise InvalidConfig([Problem("hydra.run.dir", error.filename or "", reason)]) from error
+            raise explain(error, arguments, None) from error
 
 
 @contextmanager

@@ -151,9 +151,12 @@ class Server:
         except BaseException:  # noqa: BLE001 - the process ends here; nothing of the server may run in it any more
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            try:
+                for stream in (sys.stdout, sys.stderr):
+                    if stream is not None:
+                        stream.flush()
+            finally:
+                os._exit(code)
 
     def _reap(self) -> None:
         while self.tickets:

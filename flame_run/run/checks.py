@@ -31,6 +31,11 @@ def plan_of(cfg: DictConfig) -> Plan:
     import_from(cfg.python_path)
     schema, dataset, job = _document(cfg, "schema", problems), _document(cfg, "dataset", problems), _node(cfg, "job", problems)
     plan, wrong = plan_or_problems(schema, dataset, job, check_url=check_url)
+    if plan is not None and cfg.model.get("data") is None:
+        needy = sorted({worker.role for worker in plan.workers if plan.code[worker.role] == "roles.Trainer"})
+        if needy:
+            reason = f"the workers of role {', '.join(needy)} have nothing to train on"
+            wrong = [*wrong, Problem("model.data", None, reason, "the `_target_` of a LightningDataModule")]
     problems += wrong + _group_problems(cfg) + ([] if plan is None else _channel_problems(cfg, plan))
     if problems or plan is None:
         raise InvalidConfig(problems)

@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> float | None:
     with _logging_to(folder.path / "run.log"):
         _write_inputs(cfg, plan, folder, runner.parts)
         finish, metric = runner.run()
-        with suppress(BrokenPipeError):
+        with suppress(OSError):  # a reader that has gone, a full disk: the run itself is over and stored
             print(folder.path, flush=True)  # noqa: T201 - the last line of a run, for scripts
     if finish.status != "completed":
         raise _error(finish, folder)
@@ -61,7 +61,7 @@ def _linux_only() -> None:
 def _error(finish: Finish, folder: RunFolder) -> FlameRunError:
     kinds: dict[int, type[FlameRunError]] = {130: Interrupted}
     kind = JobTerminated if finish.status == "terminated" and finish.exit_status == 1 else kinds.get(finish.exit_status, JobFailed)
-    logs = "".join(f"\n  its log: {folder.worker_log(worker)}" for worker in finish.culprits)
+    logs = "".join(f"\n  its log: {folder.worker_log(worker)}" for worker in finish.culprits if folder.worker_log(worker).is_file())
     return kind((finish.error or f"the job is {finish.status}") + logs)
 
 

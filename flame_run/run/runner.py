@@ -69,6 +69,7 @@ class Runner:
             self._launcher.observer = self._observe
         self._rows: dict[str, TaskRecord] = {}
         self._tracker: Tracker | None = None
+        self._ending = False
 
     def run(self) -> tuple[ev.Finish, float | None]:
         """Run the job to its end, whatever that is; returns how it ended and the metric of the last model."""
@@ -77,7 +78,7 @@ class Runner:
             stack.callback(self.folder.sweep)
             self._tasks = stack.enter_context(JsonLines(self.folder.tasks))
             self._metrics = stack.enter_context(JsonLines(self.folder.metrics))
-            stack.enter_context(_signals(self._events.put))
+            stack.enter_context(_signals(self._stop))
             rounds = (self.cfg.job.get("hyperparameters") or {}).get("rounds")
             self._display = make_display(self.plan.job_name, rounds, live=not self._debug)
             stack.callback(self._display.close)
@@ -85,6 +86,12 @@ class Runner:
             summary = self._summarise(finish)
             self._end_tracking(self._display)
         return finish, _objective(summary["metrics"], self.cfg.checkpoint.metric)
+
+    def _stop(self, event: ev.StopRequested) -> None:
+        """Somebody wants the run to end: the job, or, when that is over, the wait for MLflow."""
+        self._events.put(event)
+        if self._ending and self._tracker is not None:
+            self._tracker.give_up()
 
     def _follow(self, stack: ExitStack) -> ev.Finish:
         """Launch and handle events until the supervisor says that the job is over."""
@@ -106,6 +113,8 @@ class Runner:
                     self._do(action)
             if isinstance(event, control.MetricsReported):
                 self._show_metrics(event)
+            if isinstance(event, control.ResultReported) and event.result.get("stopped"):
+                self._display.message(f"{event.worker} ended the job early: {event.result['stopped']}")
             self._display.update(list(self._rows.values()), self._supervisor.epochs())
         launching.join(LAUNCH_END)
         return finish
@@ -210,6 +219,7 @@ class Runner:
     def _end_tracking(self, display: Display) -> None:
         if self._tracker is None:
             return
+        self._ending = True
         result = self._tracker.finish(self.cfg.tracking.timeout)
         for warning in result.warnings:
             display.message(f"warning: {warning}")
@@ -224,8 +234,8 @@ def _objective(metrics: dict[str, float], wanted: str | None) -> float | None:
 
 
 @contextmanager
-def _signals(post: Callable[[ev.Event], None]) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into events; only the main thread of a process may."""
+def _signals(post: Callable[[ev.StopRequested], None]) -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into events; only the main thread of a process may."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -233,7 +243,7 @@ def _signals(post: Callable[[ev.Event], None]) -> Iterator[None]:
     def handle(number: int, _: object) -> None:
         post(ev.StopRequested(signal=signal.Signals(number).name, time=time.time()))
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

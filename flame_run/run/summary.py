@@ -94,7 +94,7 @@ def failure_text(error: str, workers: Sequence[str], folder: RunFolder) -> str:
 
 
 def _root(result: Result) -> dict[str, Any]:
-    keys = ("metrics", "best", "model", "model_sha256", "rounds", "round_seconds")
+    keys = ("metrics", "best", "model", "model_sha256", "rounds", "round_seconds", "stopped")
     return {key: result.get(key) for key in keys}
 
 

@@ -97,6 +97,7 @@ def _standing(folder: RunFolder) -> str:
             return f"the run is going on, as far as its folder tells (process {runner.pid} on {runner.host})"
         if runner.process() is not None:
             return f"the run is going on (process {runner.pid})"
+        folder.sweep()  # its runner was killed and could not do so
     summary = folder.read_summary()
     if summary is not None:
         return f"the run is over: {summary.get('status')}"

@@ -22,6 +22,8 @@ from roles.tags import (
 
 UPWARDS = (FETCH, UPLOAD)
 DOWNWARDS = (DISTRIBUTE, AGGREGATE)
+ESSENTIAL = {"roles.Trainer": (FETCH, UPLOAD), "roles.Aggregator": (DISTRIBUTE, AGGREGATE)}
+"""Built-in class -> the functions without which it has nothing to do."""
 NEEDED_OF_PARTNER = {
     COORDINATE_WITH_TOP: (DISTRIBUTE,),
     COORDINATE_WITH_MIDDLE: (DISTRIBUTE, FETCH),
@@ -169,6 +171,10 @@ def _half_coordinators(graph: Graph, codes: Codes) -> Iterator[Problem]:
                 f"class {COORDINATOR} tells each round to top, middle and trainer, and {', '.join(missing)} is bound to no channel"
             )
             yield Problem(place("schema", "roles", role.at, of=str(role)), sorted(bound), reason, ", ".join(NEEDED_OF_PARTNER))
+        needed = ESSENTIAL.get(codes[role.name].path, ())
+        if needed and bound and not bound & set(needed):
+            reason = f"class {codes[role.name].path} cannot work without {' and '.join(needed)}, bound to no channel of this role"
+            yield Problem(place("schema", "roles", role.at, of=str(role)), sorted(bound), reason, ", ".join(needed))
 
 
 def _no_root(graph: Graph) -> Iterator[Problem]:

@@ -94,6 +94,11 @@ class Tracker:
         self.terminate()
         return result
 
+    def give_up(self) -> None:
+        """Let a `finish` that is waiting return with what was delivered. Safe in a signal handler."""
+        if self._process is not None:
+            self._process.kill()
+
     def terminate(self) -> None:
         """End the tracker at once; what it has not delivered stays for `flame_run.track.sync`."""
         if self._connection.closed:

@@ -100,3 +100,10 @@ def test_a_configuration_file_that_is_no_yaml_is_named(tmp_path: Path, flame_run
     assert "mine.yaml" in run.stderr
     assert "line 3" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_plan_is_of_one_job(tmp_path: Path, flame_run: Any) -> None:
+    run = flame_run("plan", "-m", "job.seed=1,2")
+    assert run.process.returncode == 2
+    assert "leave -m out" in run.stderr
+    assert list(tmp_path.iterdir()) == []

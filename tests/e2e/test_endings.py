@@ -184,3 +184,26 @@ def test_no_child_is_left_after_a_good_run(start: Any) -> None:
 def test_python_dash_m_is_the_command(tmp_path: Path) -> None:
     out = subprocess.run([sys.executable, "-m", "flame_run", "--version"], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert re.fullmatch(r"flame-run \d+\.\d+\.\d+\n", out.stdout)
+
+
+def test_ctrl_c_ends_a_whole_sweep(start: Any) -> None:
+    run = start("-m", "job.seed=1,2", *ENDLESS)
+    run.await_line("round 2/")
+    run.signal(signal.SIGINT)
+    assert run.finish() == 130
+    assert not run.left_over()
+    assert len(list(run.cwd.glob("multirun/*/*/*/tasks.jsonl"))) == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_run_needs_no_standard_streams(closed: str, tmp_path: Path) -> None:
+    line = f"{sys.executable} -m flame_run experiment=smoke tracking=none hydra.run.dir=here {closed}"
+    assert subprocess.run(["sh", "-c", line], cwd=tmp_path, check=False, capture_output=True).returncode == 0
+    assert (tmp_path / "here" / "summary.json").is_file()
+
+
+def test_a_run_folder_that_cannot_be_made_is_a_problem(flame_run: Any) -> None:
+    run = flame_run("experiment=smoke", "tracking=none", "hydra.run.dir=/proc/nowhere")
+    assert run.process.returncode == 2
+    assert "hydra.run.dir = '/proc/nowhere'" in run.stderr
+    assert "Traceback" not in run.stderr

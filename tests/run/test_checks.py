@@ -64,3 +64,8 @@ def test_a_typo_in_a_target_is_told_before_anything_starts() -> None:
 
 def test_local_epochs_are_the_jobs_to_say() -> None:
     assert "job.hyperparameters.epochs" in problems("+model.trainer.max_epochs=3")["model.trainer.max_epochs"]
+
+
+def test_trainers_need_data_and_classes_what_they_live_on() -> None:
+    assert "trainer" in problems("model.data=null")["model.data"]
+    assert "distribute and aggregate" in problems("+job.code.trainer=roles.Aggregator")["schema.roles[0] (role trainer)"]

@@ -178,6 +178,7 @@ CASES: dict[str, Case] = {
     "two islands": (
         TWO,
         {
+            "job.code": {"a": "roles.Trainer"},
             "schema.roles": [{"name": "trainer", "isDataConsumer": True}, {"name": "aggregator"}, {"name": "a"}, {"name": "b"}],
             "schema.channels[+]": {
                 "name": "island",
