@@ -9,10 +9,12 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from flame_run import torchvision_guard
@@ -39,11 +41,12 @@ def work(cfg: DictConfig, *, workplace: Workplace | None = None) -> None:
     torchvision_guard.install()
     _quieten()
     session = _session(cfg, workplace)
-    try:
-        part = session.open(cfg.faults.join_timeout)
-        _perform(part, session, cfg.faults.join_timeout, workplace)
-    finally:
-        session.close()
+    with _log_of_thread() if workplace is not None else nullcontext():
+        try:
+            part = session.open(cfg.faults.join_timeout)
+            _perform(part, session, cfg.faults.join_timeout, workplace)
+        finally:
+            session.close()
 
 
 def _quieten() -> None:
@@ -51,6 +54,23 @@ def _quieten() -> None:
     for name in ("lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
+
+
+@contextmanager
+def _log_of_thread() -> Iterator[None]:
+    """Send what this thread logs to the worker's own log; what it prints stays on the console, for a debugger."""
+    path = Path(HydraConfig.get().runtime.output_dir) / "worker.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    mine = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == mine)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def _session(cfg: DictConfig, workplace: Workplace | None) -> Session:

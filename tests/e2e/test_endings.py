@@ -207,3 +207,11 @@ def test_a_run_folder_that_cannot_be_made_is_a_problem(flame_run: Any) -> None:
     assert run.process.returncode == 2
     assert "hydra.run.dir = '/proc/nowhere'" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_thread_that_fails_has_a_log_too(broken: Path, flame_run: Any) -> None:
+    run = flame_run(*only_first("Raises"), "launcher=debug")
+    assert run.process.returncode == 1
+    named = re.search(r"its log: (\S+)", run.stderr)
+    assert named is not None
+    assert "RuntimeError: the disk ate my gradients" in Path(named[1]).read_text()
