@@ -1,8 +1,9 @@
 """From the composed configuration to a valid plan: the documents, the groups, and what only both together can tell."""
 
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def plan_of(cfg: DictConfig) -> Plan:
     problems: list[Problem] = []
     import_from(cfg.python_path)
     schema, dataset, job = _document(cfg, "schema", problems), _document(cfg, "dataset", problems), _node(cfg, "job", problems)
+    for name, document in (("schema", schema), ("dataset", dataset), ("job", job)):
+        problems += _not_finite(document, name)
     plan, wrong = plan_or_problems(schema, dataset, job, check_url=check_url)
     if plan is not None and cfg.model.get("data") is None:
         needy = sorted({worker.role for worker in plan.workers if plan.code[worker.role] == "roles.Trainer"})
@@ -85,6 +88,18 @@ def _channel_problems(cfg: DictConfig, plan: Plan) -> list[Problem]:
         for at, each in enumerate(plan.channels)
         if each.backend == "inproc"
     ]
+
+
+def _not_finite(node: Any, place: str) -> Iterator[Problem]:
+    """NaN and infinity pass every comparison of a JSON Schema, or fail none."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _not_finite(value, f"{place}.{key}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _not_finite(value, f"{place}[{index}]")
+    elif isinstance(node, float) and not math.isfinite(node):
+        yield Problem(place, node, "not a finite number")
 
 
 def _group_problems(cfg: DictConfig) -> list[Problem]:

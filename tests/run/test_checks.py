@@ -69,3 +69,9 @@ def test_local_epochs_are_the_jobs_to_say() -> None:
 def test_trainers_need_data_and_classes_what_they_live_on() -> None:
     assert "trainer" in problems("model.data=null")["model.data"]
     assert "distribute and aggregate" in problems("+job.code.trainer=roles.Aggregator")["schema.roles[0] (role trainer)"]
+
+
+def test_a_number_that_is_none_is_a_problem() -> None:
+    found = problems("job.hyperparameters.learningRate=nan", "job.stop.target=inf")
+    assert {"job.hyperparameters.learningRate", "job.stop.target"} <= set(found)
+    assert "not a finite number" in found["job.stop.target"]
