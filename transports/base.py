@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+import torch
+from torch import Tensor
+
 from transports.message import Header, Message, Scalar, Specs
 
 Backend = Literal["auto", "grpc", "shm", "inproc"]
@@ -47,6 +50,10 @@ class Limits:
     max_scalars: int = 10_000
     max_scalar_bytes: int = 2**20
     """Longest text scalar in bytes of UTF-8."""
+    max_offers: int = 4096
+    """Offers of one end on one channel that wait for an answer."""
+    max_offered_bytes: int = 64 * 2**20
+    """Bytes that came with those offers: headers, and payloads too small to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +66,15 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """`end` is gone. `clean`: it said goodbye; otherwise its connection broke."""
+    """`end` is away or gone. `clean`: it said goodbye; otherwise its connection broke."""
 
     channel: str
     end: str
     reason: str
     clean: bool
+    final: bool = False
+    """It will not be back: it said goodbye, would not have us, or was forgotten. Otherwise whoever dials tries until it is
+    back, and then both sides get `Joined` again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,30 @@ class Arrived:
 
 
 Event = Joined | Left | Arrived
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a payload from `offset` on: a uint8 tensor, good until the next piece is asked for."""
+
+    offset: int
+    data: Tensor
+
+
+END_OF_STREAM = Piece(0, torch.empty(0, dtype=torch.uint8))
+"""What a stream gives after its last piece."""
+
+
+class Stream(Protocol):
+    """A payload, piece by piece in order. Each piece begins at a multiple of `message.ALIGNMENT` bytes."""
+
+    def next(self, timeout: float | None = None) -> Piece:
+        """The next piece, or `END_OF_STREAM`.
+
+        Raises:
+            PeerLost, ProtocolError, ValueError, WaitTimeout, Aborted: see `Offer.fetch`; after a `WaitTimeout` it may be
+                called again.
+        """
 
 
 class Offer(ABC):
@@ -102,6 +136,13 @@ class Offer(ABC):
             ProtocolError: the payload is corrupt (its checksum differs).
             ValueError: the offer was accepted or refused before it was fetched.
             WaitTimeout, Aborted: see the module.
+        """
+
+    @abstractmethod
+    def stream(self) -> Stream:
+        """Begin to transfer the payload in pieces, of which only a few are held here at a time, however large it is.
+
+        May be called again until the offer is accepted or refused: so long its sender keeps it.
         """
 
     @abstractmethod
@@ -194,8 +235,11 @@ class Channel(ABC):
     def wait_joined(self, ends: Collection[str] | None = None, timeout: float | None = None) -> None:
         """Block until all of `ends` (default: all of the channel) have joined. Consumes no event.
 
+        One that came and said goodbye has joined.
+
         Raises:
             WaitTimeout: names the ends that are missing.
+            PeerLost: one of them was forgotten.
             Refused: one of them would not have us.
             AddressError: one of them could not be reached where it should listen.
         """
@@ -226,11 +270,30 @@ class Endpoint(ABC):
 
     @abstractmethod
     def connect(self, addresses: Mapping[str, str]) -> None:
-        """Learn where peers listen (worker name -> `host:port`); may be called again as addresses change."""
+        """Learn where peers listen (worker name -> `host:port`); may be called again as addresses change.
+
+        A worker whose address changed was started anew: the connection with its predecessor is dropped, the new one is
+        dialled, and what `forget` said of it holds no longer. An address that is known changes nothing.
+        """
+
+    @abstractmethod
+    def forget(self, worker: str, reason: str) -> None:
+        """Give a worker up: it will not come back. Safe from any thread; returns before all of it has happened.
+
+        Every channel with it gets one final `Left`, deliveries to it are `lost`, waits for it to join raise `PeerLost`,
+        nobody dials it any more, and it is refused if it dials.
+        """
 
     @abstractmethod
     def receive(self, channels: Sequence[Channel], timeout: float | None = None) -> Event:
         """The next event on any of `channels`."""
+
+    @abstractmethod
+    def attend(self, channels: Sequence[Channel], delivery: Delivery) -> Event | None:
+        """The next event on any of `channels`, or None once every end of `delivery` has answered.
+
+        For those who must not be deaf while they wait for an answer: whoever is to give it may wait for them.
+        """
 
     @abstractmethod
     def abort(self, reason: str) -> None:

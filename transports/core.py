@@ -1,142 +1,20 @@
-"""What every transport shares: membership of a channel, offers, deliveries, waits. A transport adds how bytes move."""
+"""What every transport shares: membership of a channel, events, waits. A transport adds how bytes move."""
 
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from typing_extensions import override
 
-from transports.base import Arrived, Channel, ChannelSpec, Delivery, Endpoint, Event, Gate, Joined, Left, Limits, Offer, Outcome
-from transports.errors import Aborted, PeerLost, TransportError
+from transports.base import Arrived, Channel, ChannelSpec, Delivery, Endpoint, Event, Gate, Joined, Left, Limits
+from transports.errors import Aborted, TransportError
 from transports.mailbox import Mailbox, listed
-from transports.message import Header, Message, Payload
+from transports.message import Message
+from transports.offers import CoreDelivery, CoreOffer
 
-ACCEPTED = Outcome("accepted")
-
-
-class CoreOffer(Offer):
-    """An offer that remembers how far it is. A transport implements `_start` and `_answer`, and calls `complete` or `fail`."""
-
-    def __init__(self, header: Header, channel: "CoreChannel", end: str) -> None:
-        self.header = header
-        self.end = end
-        self.channel = channel
-        self._mailbox = channel.mailbox
-        self._started = False
-        self._payload: Payload | None = None
-        self._message: Message | None = None
-        self._error: TransportError | None = None
-        self._answered: Outcome | None = None
-
-    @abstractmethod
-    def _start(self) -> None:
-        """Begin the transfer; called once at most, without the lock."""
-
-    @abstractmethod
-    def _answer(self, outcome: Outcome) -> None:
-        """Tell the sender; called once at most, without the lock."""
-
-    @override
-    def prefetch(self) -> None:
-        with self._mailbox.reading():
-            begin = not (self._started or self._answered or self._error)
-            self._started |= begin
-        if begin:
-            self._start()
-
-    @override
-    def fetch(self, timeout: float | None = None) -> Message:
-        self.prefetch()
-        payload = self._mailbox.wait_until(self._result, timeout, lambda: f"{self} was not transferred")
-        if self._message is None:
-            self._message = Message.over(self.header, payload)
-        return self._message
-
-    def _result(self) -> Payload | None:
-        if self._payload is not None:
-            return self._payload
-        if self._error is not None:
-            raise self._error
-        if self._answered is not None:
-            raise ValueError(f"{self} was {self._answered.state} before it was fetched")
-        return None
-
-    @override
-    def accept(self) -> None:
-        self._finish(ACCEPTED)
-
-    @override
-    def refuse(self, reason: str) -> None:
-        self._finish(Outcome("refused", reason))
-
-    def _finish(self, outcome: Outcome) -> None:
-        with self._mailbox.changing():
-            first = self._answered is None
-            self._answered = self._answered or outcome
-        if first:
-            self._answer(outcome)
-
-    def complete(self, payload: Payload) -> None:
-        """Hand over the payload to whoever fetches."""
-        with self._mailbox.changing():
-            self._payload = payload
-
-    def fail(self, error: TransportError) -> None:
-        """Say that the payload will not come; does nothing if it has."""
-        with self._mailbox.changing():
-            if self._payload is None:
-                self._error = self._error or error
-
-    def lose(self, reason: str) -> None:
-        """Say that the sender is gone."""
-        self.fail(PeerLost(self.end, reason))
-
-    def __repr__(self) -> str:
-        return f"{self.header.kind!r} of round {self.header.round} from {self.end} on {self.channel}"
-
-
-def _nothing() -> None:
-    pass
-
-
-class CoreDelivery(Delivery):
-    """Collects the outcome at each end."""
-
-    def __init__(self, mailbox: Mailbox, subject: str, ends: Sequence[str], finished: Callable[[], None]) -> None:
-        self._mailbox = mailbox
-        self._subject = subject
-        self._ends = tuple(ends)
-        self._finished = finished
-        self._outcomes: dict[str, Outcome] = {}
-        if not ends:
-            self._finished = _nothing
-            finished()
-
-    def settle(self, end: str, outcome: Outcome) -> None:
-        """Note what became of the message at `end`; the first outcome stays."""
-        with self._mailbox.changing():
-            news = end not in self._outcomes
-            self._outcomes.setdefault(end, outcome)
-            last = news and len(self._outcomes) == len(self._ends)
-        if last:
-            finished, self._finished = self._finished, _nothing
-            finished()
-
-    @override
-    def done(self) -> bool:
-        with self._mailbox.reading():
-            return len(self._outcomes) == len(self._ends)
-
-    @override
-    def wait(self, timeout: float | None = None) -> Mapping[str, Outcome]:
-        return self._mailbox.wait_until(self._all, timeout, self._missing)
-
-    def _all(self) -> Mapping[str, Outcome] | None:
-        return {end: self._outcomes[end] for end in self._ends} if len(self._outcomes) == len(self._ends) else None
-
-    def _missing(self) -> str:
-        return f"{self._subject} was not answered by {listed([end for end in self._ends if end not in self._outcomes])}"
+_KEPT_OFFERS = 16
+"""Offers without payload of an end that left, which are still received."""
 
 
 class CoreChannel(Channel):
@@ -148,6 +26,8 @@ class CoreChannel(Channel):
         self.events: deque[tuple[int, Event]] = deque()
         self._joined: dict[str, None] = {}
         self._gone: dict[str, str] = {}
+        self._final: set[str] = set()
+        self._parted: set[str] = set()
         self._hopeless: dict[str, TransportError] = {}
         self._declines: str | None = None
 
@@ -211,7 +91,8 @@ class CoreChannel(Channel):
             for end in wanted:
                 if end in self._hopeless:
                     raise self._hopeless[end]
-            return True if all(end in self._joined for end in wanted) else None
+            # One that has said goodbye was there: what it came for is over, and its partner will hear of that.
+            return True if all(end in self._joined or end in self._parted for end in wanted) else None
 
         def missing() -> str:
             names = [f"{e} (left: {self._gone[e]})" if e in self._gone else e for e in wanted if e not in self._joined]
@@ -224,17 +105,46 @@ class CoreChannel(Channel):
         with self.mailbox.changing():
             self._joined[end] = None
             self._gone.pop(end, None)
+            self._final.discard(end)
+            self._parted.discard(end)
             self._hopeless.pop(end, None)
             self.events.append((self.mailbox.stamp(), Joined(self.spec.name, end)))
 
-    def note_left(self, end: str, reason: str, *, clean: bool, error: TransportError | None = None) -> None:
-        """Note that `end` is gone; with `error` there is no use in waiting for it."""
+    def note_left(self, end: str, reason: str, *, clean: bool, final: bool = False, error: TransportError | None = None) -> None:
+        """Note that `end` is away, or gone if `final`; with `error` there is no use in waiting for it.
+
+        An event comes of it only where that is news. What `end` offered is offered no longer.
+        """
         with self.mailbox.changing():
+            news = end not in self._gone or (final and end not in self._final)
             self._joined.pop(end, None)
             self._gone[end] = reason
+            if final:
+                self._final.add(end)
+            if final and clean:
+                self._parted.add(end)
             if error is not None:
                 self._hopeless[end] = error
-            self.events.append((self.mailbox.stamp(), Left(self.spec.name, end, reason, clean)))
+            if news:
+                self._withdraw(end)
+                self.events.append((self.mailbox.stamp(), Left(self.spec.name, end, reason, clean, final)))
+
+    def _withdraw(self, end: str) -> None:
+        """Forget what `end` offered and nobody has received; the newest of those without a payload stay, they say enough."""
+        kept: deque[tuple[int, Event]] = deque()
+        bare = 0
+        for stamp, event in reversed(self.events):
+            if isinstance(event, Arrived) and event.end == end:
+                bare += 1
+                if event.offer.header.nbytes or bare > _KEPT_OFFERS:
+                    continue
+            kept.appendleft((stamp, event))
+        self.events = kept
+
+    def hope(self, end: str) -> None:
+        """Note that `end` may come back after all."""
+        with self.mailbox.changing():
+            self._hopeless.pop(end, None)
 
     def note_arrived(self, offer: CoreOffer) -> None:
         """Note that a peer offers a message."""
@@ -254,17 +164,22 @@ def receive(channels: Sequence[CoreChannel], mailbox: Mailbox, timeout: float | 
         WaitTimeout, Aborted: see `transports.base`.
     """
 
-    def oldest() -> tuple[Event] | None:
-        waiting = [channel.events for channel in channels if channel.events]
-        if not waiting:
-            return None
-        _, event = min(waiting, key=lambda events: events[0][0]).popleft()
-        return (event,)
-
     def missing() -> str:
         return "nothing happened on " + "; ".join(f"{channel} with {listed(channel.spec.ends)}" for channel in channels)
 
-    (event,) = mailbox.wait_until(oldest, timeout, missing)
+    def news() -> tuple[Event] | None:
+        event = _oldest(channels)
+        return None if event is None else (event,)
+
+    (event,) = mailbox.wait_until(news, timeout, missing)
+    return event
+
+
+def _oldest(channels: Sequence[CoreChannel]) -> Event | None:
+    waiting = [channel.events for channel in channels if channel.events]
+    if not waiting:
+        return None
+    _, event = min(waiting, key=lambda events: events[0][0]).popleft()
     return event
 
 
@@ -275,13 +190,31 @@ class CoreEndpoint(Endpoint):
         self.name = name
         self.limits = limits or Limits()
         self.mailbox = Mailbox(gate)
+        self.forgotten: dict[str, str] = {}
+        """Workers that will not come back, and why."""
 
     @override
     def receive(self, channels: Sequence[Channel], timeout: float | None = None) -> Event:
+        return receive(self._mine(channels), self.mailbox, timeout)
+
+    @override
+    def attend(self, channels: Sequence[Channel], delivery: Delivery) -> Event | None:
+        mine = self._mine(channels)
+
+        def news() -> tuple[Event | None] | None:
+            if delivery.done():
+                return (None,)
+            event = _oldest(mine)
+            return None if event is None else (event,)
+
+        (event,) = self.mailbox.wait_until(news, None, lambda: "no answer")
+        return event
+
+    def _mine(self, channels: Sequence[Channel]) -> list[CoreChannel]:
         mine = [channel for channel in channels if isinstance(channel, CoreChannel) and channel.mailbox is self.mailbox]
         if not channels or len(mine) != len(channels):
             raise ValueError(f"{self.name}: receive() takes channels of this endpoint, at least one")
-        return receive(mine, self.mailbox, timeout)
+        return mine
 
     @override
     def abort(self, reason: str) -> None:

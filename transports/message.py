@@ -50,8 +50,8 @@ class Header:
     """Size of the payload in bytes."""
 
 
-def _placed(specs: Specs) -> Iterator[tuple[str, str, TensorSpec, int]]:
-    """Group, tensor, type and offset in bytes of each tensor of a packed buffer."""
+def placed(specs: Specs) -> Iterator[tuple[str, str, TensorSpec, int]]:
+    """Group, tensor, type and offset in bytes of each tensor of a packed buffer, in order."""
     end = 0
     for group, tensors in specs.items():
         for name, spec in tensors.items():
@@ -63,7 +63,7 @@ def _placed(specs: Specs) -> Iterator[tuple[str, str, TensorSpec, int]]:
 def packed_size(specs: Specs) -> int:
     """Bytes of the packed buffer of tensors of these types: it ends where the last tensor ends."""
     end = 0
-    for _, _, spec, start in _placed(specs):
+    for _, _, spec, start in placed(specs):
         end = start + spec.nbytes
     return end
 
@@ -83,6 +83,9 @@ class Payload:
         self._pins = 0
         self._over = False
         self.released = False
+
+    def forget(self, start: int, stop: int) -> None:
+        """Say that the bytes from `start` to `stop` are not needed for now: a payload that is only mapped lets their memory go."""
 
     def pin(self) -> None:
         """Keep the buffer from being given back until `unpin()`."""
@@ -170,7 +173,7 @@ class Message:
         header = Header(kind=kind, round=round, sender="", scalars=scalars or {}, specs=specs, nbytes=packed_size(specs))
         payload = payload or Payload(torch.empty(header.nbytes, dtype=torch.uint8))
         end = 0
-        for _, _, spec, start in _placed(specs):
+        for _, _, spec, start in placed(specs):
             # What lies between two tensors would else be somebody's old memory, and travel.
             payload.buffer[end:start].zero_()
             end = start + spec.nbytes
@@ -181,7 +184,7 @@ class Message:
         """The message of `header` whose tensors are views into `payload`, a buffer of `header.nbytes` bytes."""
         message = cls(header.kind, header.round, scalars=header.scalars, sender=header.sender)
         groups: dict[str, dict[str, Tensor]] = {group: {} for group in header.specs}
-        for group, name, spec, start in _placed(header.specs):
+        for group, name, spec, start in placed(header.specs):
             groups[group][name] = payload.buffer[start : start + spec.nbytes].view(spec.dtype).view(spec.shape)
         message.groups = MappingProxyType({group: MappingProxyType(tensors) for group, tensors in groups.items()})
         message._payload = payload

@@ -91,6 +91,14 @@ def test_a_join_that_does_not_happen_names_who_is_missing(network):
         center.wait_joined(timeout=0)
 
 
+def test_an_end_that_came_and_said_goodbye_is_not_waited_for(network):
+    center, _ = network.star("a", "b")
+    network.endpoints[1].close()
+    assert next_left(center).end == "a"
+    center.wait_joined(timeout=SOON)
+    assert center.joined == {"b"}
+
+
 def test_a_closed_endpoint_has_left_cleanly(network):
     center, spokes = network.star("a", "b")
     network.endpoints[1].close()

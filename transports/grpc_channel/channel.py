@@ -8,8 +8,8 @@ from typing import Protocol
 from typing_extensions import override
 
 from transports.base import ChannelSpec, Outcome
-from transports.core import CoreChannel, CoreDelivery
-from transports.errors import Aborted, TransportError
+from transports.core import CoreChannel
+from transports.errors import Aborted, PeerLost, TransportError
 from transports.grpc_channel.frames import INLINE_BYTES
 from transports.grpc_channel.link import Link
 from transports.grpc_channel.stream import Owner
@@ -17,6 +17,7 @@ from transports.grpc_channel.transfer import Outgoing
 from transports.header import encode_header
 from transports.mailbox import Mailbox
 from transports.message import Message, Scalar, Specs, packed_size
+from transports.offers import CoreDelivery
 from transports.shared_memory.machine import machine_id
 from transports.shared_memory.segment import SharedPayload
 
@@ -40,6 +41,8 @@ class GrpcChannel(CoreChannel):
         self.links: dict[str, Link] = {}
         self.machine = "" if spec.backend == "grpc" else machine_id()
         """Tells peers whether they can share memory with us; empty where this channel does not."""
+        self.instances: dict[str, bytes] = {}
+        """Which process each end was first, of those that dialled us from its address of now."""
         self._sharing: frozenset[str] = frozenset()
         self._endpoint = endpoint
         self._unsent: defaultdict[str, deque[Outgoing]] = defaultdict(deque)
@@ -88,6 +91,8 @@ class GrpcChannel(CoreChannel):
 
     def attach(self, link: Link) -> None:
         """Use `link`, which is connected: its end has joined."""
+        if link.instance is not None:
+            self.instances.setdefault(link.end, link.instance.identity)
         self.links[link.end] = link
         if link.shared:
             self._sharing |= {link.end}
@@ -101,12 +106,31 @@ class GrpcChannel(CoreChannel):
         del self.links[link.end]
         self._sharing -= {link.end}
         self._lose(link.end, link.reason)
-        self.note_left(link.end, link.reason, clean=link.clean)
+        self.note_left(link.end, link.reason, clean=link.clean, final=link.final)
 
-    def give_up_on(self, end: str, error: TransportError) -> None:
-        """Note that `end` cannot be reached, or will not have us."""
+    def miss(self, end: str, error: TransportError) -> None:
+        """Note that `end` could not be reached so far."""
         self._lose(end, str(error))
         self.note_left(end, str(error), clean=False, error=error)
+
+    def renew(self, end: str) -> None:
+        """`end` was started anew: drop what connects us with its predecessor."""
+        known, link = self.instances.pop(end, None), self.links.get(end)
+        if link is None:
+            pass
+        elif link.instance is None or link.instance.identity == known:
+            link.cut(f"{end} was started anew")
+        else:
+            self.instances[end] = link.instance.identity
+        self.hope(end)
+
+    def give_up_on(self, end: str, error: TransportError) -> None:
+        """Note that `end` will not be back, or will not have us."""
+        reason, link = error.reason if isinstance(error, PeerLost) else str(error), self.links.get(end)
+        if link is not None:
+            link.cut(reason, final=True)
+        self._lose(end, reason)
+        self.note_left(end, reason, clean=False, final=True, error=error)
 
     def give_up(self, reason: str) -> None:
         """Close: what waits for ends to join is lost."""

@@ -15,6 +15,8 @@ from transports.errors import AddressError, Refused
 from transports.grpc_channel import frames
 from transports.grpc_channel.channel import GrpcChannel, Hosting
 from transports.grpc_channel.link import Link
+from transports.grpc_channel.security import Security
+from transports.grpc_channel.stream import Instance
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -37,6 +39,8 @@ class Hello:
     name: str
     machine: str = ""
     """Equal at both sides: they can share memory. Empty: it does not want to."""
+    instance: Instance | None = None
+    """Which process it is."""
 
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """Metadata that opens a stream."""
@@ -47,6 +51,7 @@ class Hello:
             (frames.GROUP_KEY, self.group.encode()),
             (frames.NAME_KEY, self.name.encode()),
             (frames.MACHINE_KEY, self.machine),
+            (frames.INSTANCE_KEY, self.instance.to_bytes() if self.instance is not None else b""),
         )
 
 
@@ -64,6 +69,7 @@ def read_hello(metadata: Iterable[tuple[str, str | bytes]]) -> Hello:
         group=text(frames.GROUP_KEY),
         name=text(frames.NAME_KEY),
         machine=text(frames.MACHINE_KEY),
+        instance=Instance.from_bytes(found.get(frames.INSTANCE_KEY, b"")),
     )
 
 
@@ -84,7 +90,10 @@ class HostOwner(Hosting, Protocol):
     channels: dict[str, GrpcChannel]
     opened: asyncio.Condition
     token: bytes
+    security: Security
     join_timeout: float
+    heartbeat: float
+    forgotten: dict[str, str]
 
     def wants_checksum(self, peer: str) -> bool:
         """Whether payloads to this peer carry checksums."""
@@ -103,12 +112,12 @@ class Host:
         Raises:
             AddressError: the address is taken or none of this machine.
         """
-        self._server = grpc.aio.server(options=frames.stream_options(self._owner.limits))
+        self._server = grpc.aio.server(options=frames.host_options(self._owner.limits, self._owner.heartbeat))
         handler: Any = grpc.stream_stream_rpc_method_handler(self._exchange)
         service = grpc.method_handlers_generic_handler(frames.SERVICE, {frames.METHOD: handler})
         self._server.add_generic_rpc_handlers((service,))
         try:
-            port: int = self._server.add_insecure_port(bind)
+            port: int = self._owner.security.listen(self._server, bind, self._owner.count_refused)
         except RuntimeError as error:
             await self.stop(0)
             raise AddressError(f"{self._owner.name} cannot listen on {bind}: {error}") from error
@@ -122,21 +131,34 @@ class Host:
 
     async def _exchange(self, _requests: object, context: Context) -> None:
         try:
-            hello = self._check(read_hello(context.invocation_metadata() or ()))
+            hello = self._check(read_hello(context.invocation_metadata() or ()), context)
             channel = await self._find(hello)
         except _Stranger as stranger:
             self._owner.count_refused(f"{context.peer()}: {stranger.reason}")
             await context.abort(stranger.code, stranger.reason)
         checked = self._owner.wants_checksum(context.peer())
         shared = channel.shares_with(hello.machine)
-        link = Link(self._owner, channel, hello.name, context, channel.detach, checked=checked, shared=shared)
+        link = Link(
+            self._owner,
+            channel,
+            hello.name,
+            context,
+            channel.detach,
+            checked=checked,
+            shared=shared,
+            instance=hello.instance,
+        )
         link.put(frames.welcome(self._owner.name, channel.machine))
         channel.attach(link)
         await link.run()
         if link.violation is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, link.violation)
+        if link.cut_off:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, link.reason)
 
-    def _check(self, hello: Hello) -> Hello:
+    def _check(self, hello: Hello, context: Context) -> Hello:
+        if (reason := self._owner.security.why_not(context) or self._owner.security.why_not(context, hello.name)) is not None:
+            raise _Stranger(grpc.StatusCode.PERMISSION_DENIED, reason)
         if not hmac.compare_digest(hello.token, self._owner.token):
             raise _Stranger(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
         if hello.version != str(frames.VERSION):
@@ -149,8 +171,8 @@ class Host:
         place = f"{self._owner.name}, channel {hello.channel!r}"
         async with self._owner.opened:
             try:
-                opened = self._owner.opened.wait_for(lambda: hello.channel in channels)
-                await asyncio.wait_for(opened, self._owner.join_timeout)
+                async with asyncio.timeout(self._owner.join_timeout):
+                    await self._owner.opened.wait_for(lambda: hello.channel in channels)
             except TimeoutError:
                 reason = f"{place}: not open after {self._owner.join_timeout:g} s"
                 raise _Stranger(grpc.StatusCode.NOT_FOUND, reason) from None
@@ -160,10 +182,16 @@ class Host:
             raise _Stranger(grpc.StatusCode.PERMISSION_DENIED, reason)
         if hello.name not in channel.spec.ends:
             raise _Stranger(grpc.StatusCode.PERMISSION_DENIED, f"{place}: {hello.name!r} is none of its ends")
-        if hello.name in channel.links:
+        if hello.name in self._owner.forgotten:
+            reason = f"{place}: {hello.name!r} was given up: {self._owner.forgotten[hello.name]}"
+            raise _Stranger(grpc.StatusCode.PERMISSION_DENIED, reason)
+        old = channel.links.get(hello.name)
+        if old is not None and not (hello.instance is not None and hello.instance.replaces(old.instance)):
             raise _Stranger(grpc.StatusCode.ALREADY_EXISTS, f"{place}: {hello.name!r} is connected already")
         refusal = channel.why_not(hello.name, hello.machine)
         if refusal is not None:
             channel.give_up_on(hello.name, Refused(refusal))
             raise _Stranger(grpc.StatusCode.FAILED_PRECONDITION, refusal)
+        if old is not None:
+            old.cut("its connection broke: it came back over another one")
         return channel

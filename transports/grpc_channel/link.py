@@ -1,8 +1,7 @@
-"""One stream between two workers: offers, payloads and answers in both directions. Lives in the loop's thread."""
+"""One stream between two workers: reads and writes it, and says how it ended. Lives in the loop's thread."""
 
 import asyncio
 import logging
-import zlib
 from collections import deque
 from collections.abc import Callable
 
@@ -10,47 +9,18 @@ import grpc.aio
 
 from transports import wire_pb2
 from transports.base import Outcome
-from transports.core import CoreChannel, CoreOffer
+from transports.core import CoreChannel
 from transports.errors import ProtocolError
 from transports.grpc_channel import frames
-from transports.grpc_channel.stream import STREAM_ERRORS, Owner, Stream
-from transports.grpc_channel.transfer import Incoming, Outgoing, Run
-from transports.header import parse_header
-from transports.message import Header
-from transports.shared_memory.segment import Handle
+from transports.grpc_channel.inbox import Inbox
+from transports.grpc_channel.outbox import Outbox
+from transports.grpc_channel.stream import STREAM_ERRORS, Instance, Owner, Stream
+from transports.grpc_channel.transfer import Outgoing
 
 logger = logging.getLogger(__name__)
 
 _LAST_WRITE_TIMEOUT = 2.0
-
-
-def _handle(wire: wire_pb2.Segment) -> Handle:
-    return Handle(wire.pid, wire.descriptor, wire.device, wire.inode, wire.filling)
-
-
-class GrpcOffer(CoreOffer):
-    """An offer whose payload is still at the sender, unless it was small."""
-
-    def __init__(self, header: Header, link: "Link", wire: wire_pb2.Offer) -> None:
-        super().__init__(header, link.channel, link.end)
-        self.number: int = wire.id
-        self.inline: bytes | None = wire.payload if wire.HasField("payload") or not header.nbytes else None
-        self.incoming: Incoming | None = None
-        self._segment = _handle(wire.segment) if wire.HasField("segment") else None
-        self._link = link
-
-    def _start(self) -> None:
-        payload = None
-        if self._segment is not None:
-            payload = self._link.owner.memory.open(self._segment, self.header.nbytes, self.end)
-        if payload is not None:
-            self.complete(payload)
-        elif not self._link.owner.loop.post(self._link.fetch, self):
-            self.lose("the endpoint is closed")
-
-    def _answer(self, outcome: Outcome) -> None:
-        # Without a loop there is no stream, and the sender has learnt that we are gone.
-        self._link.owner.loop.post(self._link.answer, self, outcome)
+_MAX_QUEUED_ANSWERS = 1000
 
 
 class Link:
@@ -64,6 +34,7 @@ class Link:
         ended: called when the link is over.
         checked: whether payloads sent carry checksums.
         shared: whether `end` and we can share memory.
+        instance: which process `end` says it is, where it dialled.
     """
 
     def __init__(
@@ -76,81 +47,76 @@ class Link:
         *,
         checked: bool,
         shared: bool,
+        instance: Instance | None = None,
     ) -> None:
-        self.shared = shared
         self.owner = owner
         self.channel = channel
         self.end = end
+        self.shared = shared
+        self.instance = instance
         self.reason = "its connection broke"
         self.clean = False
+        self.final = False
+        """Whether the end will not come back."""
+        self.cut_off = False
         self.violation: str | None = None
         self.over = asyncio.Event()
+        self.outbox = Outbox(end, self.put, self._wake, checked=checked, shared=shared)
+        self.inbox = Inbox(owner, channel, end, self.put, shared=shared)
         self._stream = stream
         self._ended = ended
-        self._checked = checked
         self._work = asyncio.Event()
         self._control: deque[bytes] = deque()
         self._bye: bytes | None = None
-        self._sending: deque[tuple[Outgoing, int]] = deque()
-        self._unanswered: dict[int, Outgoing] = {}
-        self._fetched: set[int] = set()
-        self._offers: dict[int, GrpcOffer] = {}
-        self._newest_offer = 0
-        self._run: Run | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._most_queued = 2 * owner.limits.max_offers + _MAX_QUEUED_ANSWERS
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this side says goodbye."""
+        return self._bye is not None
 
     def put(self, frame: bytes) -> None:
         """Send a control frame as soon as possible, in order."""
         self._control.append(frame)
         self._work.set()
 
+    def _wake(self) -> None:
+        self._work.set()
+
     def offer(self, outgoing: Outgoing) -> None:
         """Offer a message."""
         if self.over.is_set():
             outgoing.delivery.settle(self.end, Outcome("lost", self.reason))
-            return
-        self._unanswered[outgoing.number] = outgoing
-        self.put(outgoing.offer(checked=self._checked, shared=self.shared))
+        else:
+            self.outbox.offer(outgoing)
 
     def leave(self, reason: str, *, clean: bool) -> None:
         """Say goodbye after the control frames that wait; `over` is set when the peer has heard it."""
         self._bye = frames.bye(reason, clean=clean)
         self._work.set()
 
-    def fetch(self, offer: GrpcOffer) -> None:
-        """Begin the transfer of an offered payload."""
-        if self.over.is_set() or offer.number not in self._offers:
-            offer.lose(self.reason)
-            return
-        offer.incoming = Incoming(self.owner.pool.take(offer.header.nbytes))
-        if offer.inline is not None:
-            offer.incoming.write(offer.inline)
-            offer.inline = None
-            self._finish(offer, offer.incoming)
-        else:
-            self.put(frames.fetch(offer.number))
-
-    def _finish(self, offer: GrpcOffer, incoming: Incoming) -> None:
-        if not incoming.complete:
-            raise ProtocolError(f"{offer} came without all of its {offer.header.nbytes} bytes")
-        offer.incoming = None
-        offer.complete(incoming.payload)
-
-    def answer(self, offer: GrpcOffer, outcome: Outcome) -> None:
-        """Tell the sender what became of its message."""
-        if self._offers.pop(offer.number, None) is not None and not self.over.is_set():
-            self.put(frames.answer(offer.number, outcome))
+    def cut(self, reason: str, *, final: bool = False) -> None:
+        """End the link at once and without a goodbye. `final`: the end is not waited for."""
+        if not self.over.is_set():
+            self.reason, self.final, self.cut_off = reason, final, True
+            self._end()
+            if self._reader is not None:
+                self._reader.cancel()
 
     async def run(self) -> None:
         """Move messages until one side leaves or the stream breaks; raises nothing but cancellation."""
         reader, writer = asyncio.create_task(self._read()), asyncio.create_task(self._write())
+        self._reader = reader
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            if not writer.done() or writer.exception() is None:
-                await asyncio.wait({reader})
-                self._note_error(reader.exception())
-            else:
-                self._note_error(writer.exception())
-            self._end()
+            if not self.over.is_set():
+                if not writer.done() or writer.exception() is None:
+                    await asyncio.wait({reader})
+                    self._note_error(None if reader.cancelled() else reader.exception())
+                else:
+                    self._note_error(writer.exception())
+                self._end()
             # gRPC cannot end a stream properly while one of its writes is under way.
             await asyncio.wait({writer}, timeout=_LAST_WRITE_TIMEOUT)
         finally:
@@ -174,12 +140,8 @@ class Link:
             return
         self.over.set()
         self._work.set()
-        for outgoing in self._unanswered.values():
-            outgoing.delivery.settle(self.end, Outcome("lost", self.reason))
-        for offer in self._offers.values():
-            offer.lose(self.reason)
-        self._unanswered.clear()
-        self._offers.clear()
+        self.outbox.lose(self.reason)
+        self.inbox.lose(self.reason)
         self._ended(self)
 
     async def _write(self) -> None:
@@ -192,17 +154,16 @@ class Link:
             elif self._bye is not None:
                 await self._stream.write(self._bye)
                 return
-            elif self._sending:
-                await self._write_run(*self._sending.popleft())
+            elif self.outbox.sending:
+                await self._write_run()
             else:
                 self._work.clear()
 
-    async def _write_run(self, outgoing: Outgoing, index: int) -> None:
-        if outgoing.number not in self._unanswered:
+    async def _write_run(self) -> None:
+        run = self.outbox.next_run()
+        if run is None:
             return
-        frame, chunks = outgoing.run(index, checked=self._checked)
-        if index + 1 < outgoing.runs:
-            self._sending.appendleft((outgoing, index + 1))
+        frame, chunks = run
         await self._stream.write(frame)
         for chunk in chunks:
             if self.over.is_set():
@@ -210,93 +171,34 @@ class Link:
             await self._stream.write(chunk)
 
     async def _read(self) -> None:
+        inbox = self.inbox
         while True:
             data = await self._stream.read()
             if not isinstance(data, bytes):
                 return
-            if self._run is not None:
-                self._take_chunk(self._run, data)
+            if inbox.run is not None:
+                inbox.take_chunk(inbox.run, data)
                 continue
-            frame = frames.parse_frame(data)
+            frame = frames.parse_frame(data, self.owner.limits)
             if frame.HasField("bye"):
-                self.reason, self.clean = frame.bye.reason, frame.bye.clean
+                self.reason, self.clean = frames.readable(frame.bye.reason), frame.bye.clean
+                self.final = self.clean
                 return
             self._take_frame(frame)
 
     def _take_frame(self, frame: wire_pb2.Frame) -> None:
         match frame.WhichOneof("body"):
             case "offer":
-                self._take_offer(frame.offer)
+                if len(self._control) > self.outbox.waiting + self._most_queued:
+                    raise ProtocolError("it sends messages and does not read the answers")
+                self.inbox.take_offer(frame.offer)
             case "fetch":
-                outgoing = self._known(frame.fetch.id)
-                if frame.fetch.id in self._fetched or not outgoing.runs:
-                    raise ProtocolError(f"offer {outgoing.number} cannot be fetched twice, nor without a payload")
-                self._fetched.add(frame.fetch.id)
-                self._sending.append((outgoing, 0))
-                self._work.set()
+                self.outbox.take_fetch(frame.fetch.id, frame.fetch.offset, frame.fetch.bytes)
             case "run":
-                if frame.run.id > self._newest_offer:
-                    raise ProtocolError(f"payload of offer {frame.run.id}, which was not made")
-                offer = self._offers.get(frame.run.id)
-                if offer is not None and offer.incoming is None:
-                    raise ProtocolError(f"payload of offer {frame.run.id}, which nobody fetched")
-                self._run = Run(frame.run, offer.incoming if offer is not None else None)
+                self.inbox.take_run(frame.run)
             case "accept":
-                self._settle(frame.accept.id, Outcome("accepted"))
+                self.outbox.take_answer(frame.accept.id, Outcome("accepted"))
             case "refuse":
-                self._settle(frame.refuse.id, Outcome("refused", frame.refuse.reason))
+                self.outbox.take_answer(frame.refuse.id, Outcome("refused", frames.readable(frame.refuse.reason)))
             case other:
                 raise ProtocolError(f"a frame {other!r} where none is due")
-
-    def _known(self, number: int) -> Outgoing:
-        if number not in self._unanswered:
-            raise ProtocolError(f"an answer to offer {number}, which waits for none")
-        return self._unanswered[number]
-
-    def _settle(self, number: int, outcome: Outcome) -> None:
-        delivery = self._known(number).delivery
-        # First, because whoever waits for the answer may want to use the memory of the message again.
-        del self._unanswered[number]
-        self._fetched.discard(number)
-        delivery.settle(self.end, outcome)
-
-    def _take_offer(self, wire: wire_pb2.Offer) -> None:
-        if wire.id <= self._newest_offer:
-            raise ProtocolError(f"offer {wire.id} after offer {self._newest_offer}")
-        self._newest_offer = wire.id
-        try:
-            header = self._check_offer(wire)
-        except ProtocolError as error:
-            self.owner.count_refused(f"a message of {self.end} on {self.channel}: {error}")
-            self.put(frames.answer(wire.id, Outcome("refused", str(error))))
-            return
-        offer = self._offers[wire.id] = GrpcOffer(header, self, wire)
-        self.channel.note_arrived(offer)
-
-    def _check_offer(self, wire: wire_pb2.Offer) -> Header:
-        if wire.HasField("checksum") and zlib.crc32(wire.payload, zlib.crc32(wire.header)) != wire.checksum:
-            raise ProtocolError("checksum of the offer differs")
-        header = parse_header(wire.header, self.owner.limits)
-        if header.sender != self.end:
-            raise ProtocolError(f"{self.end} sent a message in the name of {header.sender!r}")
-        if wire.HasField("payload") and len(wire.payload) != header.nbytes:
-            raise ProtocolError(f"payload of {len(wire.payload)} bytes where the header announced {header.nbytes}")
-        if wire.HasField("segment") and (not self.shared or not header.nbytes or wire.HasField("payload")):
-            raise ProtocolError(f"{self.end} offered shared memory where none can be used")
-        return header
-
-    def _take_chunk(self, run: Run, chunk: bytes) -> None:
-        run.write(chunk)
-        if not run.over:
-            return
-        self._run = None
-        offer = self._offers.get(run.number)
-        if offer is None or run.into is None:
-            return
-        if run.corrupt:
-            error = ProtocolError(f"{offer} is corrupt: its checksum differs")
-            self.owner.count_refused(str(error))
-            offer.fail(error)
-            offer.refuse(str(error))
-        elif run.into.complete:
-            self._finish(offer, run.into)

@@ -4,9 +4,32 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextvars import Context
 from typing import Any, TypeVar
 
+from typing_extensions import TypeVarTuple, Unpack, override
+
 T = TypeVar("T")
+_Ts = TypeVarTuple("_Ts")
+
+
+class QuietLoop(asyncio.SelectorEventLoop):
+    """A loop that takes events after its end, and drops them.
+
+    In a process with several loops each of them passes gRPC's events on to the others. One that finds another closed would
+    fail in the middle of it, and the events behind it would wait until something else happens: perhaps for ever.
+    """
+
+    @override
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return asyncio.Handle(callback, args, self, context)
 
 
 class LoopThread:
@@ -21,7 +44,8 @@ class LoopThread:
         self._loop, self._stop = self._ready.result()
 
     def _main(self) -> None:
-        asyncio.run(self._until_stopped())
+        with asyncio.Runner(loop_factory=QuietLoop) as runner:
+            runner.run(self._until_stopped())
 
     async def _until_stopped(self) -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from transports import wire_pb2
-from transports.core import CoreDelivery
 from transports.errors import ProtocolError
-from transports.grpc_channel.frames import INLINE_BYTES, MAX_RUN_CHUNKS, RUN_CHUNKS
+from transports.grpc_channel.frames import INLINE_BYTES, MAX_CHUNK_BYTES, MAX_RUN_CHUNKS, RUN_CHUNKS
 from transports.message import Message, Payload
+from transports.offers import CoreDelivery
 from transports.shared_memory.segment import SharedPayload
 
 _KEPT_RUNS = 2
+_KEPT_SUMS = 10_000
 _KEPT_BUFFERS = 4
 _REUSED_BYTES = 2**20
 
@@ -59,13 +60,13 @@ class Outgoing:
         self._chunk_bytes = chunk_bytes
         self._run_bytes = chunk_bytes * RUN_CHUNKS
         self._frames: dict[tuple[bool, bool], bytes] = {}
-        self._runs: OrderedDict[int, list[bytes]] = OrderedDict()
-        self._sums: dict[int, int] = {}
+        self._runs: OrderedDict[tuple[int, int], list[bytes]] = OrderedDict()
+        self._sums: OrderedDict[tuple[int, int], int] = OrderedDict()
 
     @property
-    def runs(self) -> int:
-        """Number of runs that the payload takes when it is fetched."""
-        return -(-len(self._bytes) // self._run_bytes)
+    def nbytes(self) -> int:
+        """Size of the payload."""
+        return len(self._bytes)
 
     def offer(self, *, checked: bool, shared: bool) -> bytes:
         """The frame that offers it, with a checksum if `checked`, with the handle of its shared memory if `shared`."""
@@ -81,28 +82,30 @@ class Outgoing:
             self._frames[key] = wire_pb2.Frame(offer=offer).SerializeToString()
         return self._frames[key]
 
-    def run(self, index: int, *, checked: bool) -> tuple[bytes, list[bytes]]:
-        """The frame that announces a run, and its chunks."""
-        chunks = self._cut(index)
+    def run(self, start: int, stop: int, *, checked: bool) -> tuple[int, bytes, list[bytes]]:
+        """The next run of the bytes from `start` to `stop`: where it ends, the frame that announces it, and its chunks."""
+        stop = min(start + self._run_bytes, stop)
+        chunks = self._cut(start, stop)
         run = wire_pb2.Run(id=self.number, chunks=len(chunks))
         if checked:
-            run.checksum = self._sum(index)
-        return wire_pb2.Frame(run=run).SerializeToString(), chunks
+            run.checksum = self._sum(start, stop)
+        return stop, wire_pb2.Frame(run=run).SerializeToString(), chunks
 
-    def _cut(self, index: int) -> list[bytes]:
-        if index not in self._runs:
-            start, size = index * self._run_bytes, self._chunk_bytes
-            stop = min(start + self._run_bytes, len(self._bytes))
-            self._runs[index] = [bytes(self._bytes[at : min(at + size, stop)]) for at in range(start, stop, size)]
+    def _cut(self, start: int, stop: int) -> list[bytes]:
+        key, size = (start, stop), self._chunk_bytes
+        if key not in self._runs:
+            self._runs[key] = [bytes(self._bytes[at : min(at + size, stop)]) for at in range(start, stop, size)]
             if len(self._runs) > _KEPT_RUNS:
                 self._runs.popitem(last=False)
-        return self._runs[index]
+        return self._runs[key]
 
-    def _sum(self, index: int) -> int:
-        if index not in self._sums:
-            start = index * self._run_bytes
-            self._sums[index] = zlib.crc32(self._bytes[start : start + self._run_bytes])
-        return self._sums[index]
+    def _sum(self, start: int, stop: int) -> int:
+        key = start, stop
+        if key not in self._sums:
+            self._sums[key] = zlib.crc32(self._bytes[start:stop])
+            if len(self._sums) > _KEPT_SUMS:
+                self._sums.popitem(last=False)
+        return self._sums[key]
 
 
 class Incoming:
@@ -118,6 +121,11 @@ class Incoming:
         """Whether every byte is here."""
         return self._end == len(self._bytes)
 
+    @property
+    def missing(self) -> int:
+        """Bytes that are not here yet."""
+        return len(self._bytes) - self._end
+
     def write(self, chunk: bytes) -> None:
         """Append a chunk.
 
@@ -132,13 +140,23 @@ class Incoming:
 
 
 class Run:
-    """The part of a stream that is raw chunks. `into` is None for an offer that was refused meanwhile."""
+    """The part of a stream that is raw chunks.
 
-    def __init__(self, wire: wire_pb2.Run, into: Incoming | None) -> None:
+    Args:
+        wire: the frame that announces it.
+        into: where its bytes go; None for an offer that was answered meanwhile.
+        unwanted: without `into`, how many bytes may still come.
+
+    Raises:
+        ProtocolError: no chunks, or too many.
+    """
+
+    def __init__(self, wire: wire_pb2.Run, into: Incoming | None, unwanted: int = 0) -> None:
         if not 0 < wire.chunks <= MAX_RUN_CHUNKS:
             raise ProtocolError(f"a run of {wire.chunks} chunks")
         self.number = wire.id
         self.into = into
+        self._unwanted = unwanted
         self._left = wire.chunks
         self._expected = wire.checksum if wire.HasField("checksum") else None
         self._sum = 0
@@ -149,14 +167,29 @@ class Run:
         return not self._left
 
     @property
+    def missing(self) -> int:
+        """Bytes of the payload that are still to come after this run."""
+        return self._unwanted if self.into is None else self.into.missing
+
+    @property
     def corrupt(self) -> bool:
         """Whether the run is over and its bytes are not those that were sent."""
         return self.over and self._expected is not None and self._sum != self._expected
 
     def write(self, chunk: bytes) -> None:
-        """Take the next chunk."""
+        """Take the next chunk.
+
+        Raises:
+            ProtocolError: it is empty, or goes beyond the bytes that the header announced.
+        """
+        if not 0 < len(chunk) <= MAX_CHUNK_BYTES:
+            raise ProtocolError(f"a chunk of {len(chunk)} bytes")
         self._left -= 1
         if self.into is not None:
             self.into.write(chunk)
             if self._expected is not None:
                 self._sum = zlib.crc32(chunk, self._sum)
+            return
+        self._unwanted -= len(chunk)
+        if self._unwanted < 0:
+            raise ProtocolError(f"{-self._unwanted} bytes more than the header announced")

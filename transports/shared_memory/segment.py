@@ -58,16 +58,26 @@ class SharedPayload(Payload):
         buffer: uint8 tensor of shape (nbytes,) over the mapping.
         file: keeps the segment open in this process.
         filling: number of the filling.
+        memory: the mapping of somebody else's segment; it begins with the buffer.
     """
 
-    def __init__(self, buffer: Tensor, file: _Opened, filling: int) -> None:
+    def __init__(self, buffer: Tensor, file: _Opened, filling: int, memory: mmap.mmap | None = None) -> None:
         super().__init__(buffer)
+        self._mapping = memory
         self._file: _Opened | None = file
         self._filling = filling
 
     @override
+    def forget(self, start: int, stop: int) -> None:
+        if self._mapping is not None and stop > start:
+            # Only whole pages; those at the edges go with their neighbours.
+            first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, stop // mmap.PAGESIZE * mmap.PAGESIZE
+            if last > first:
+                self._mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    @override
     def _end(self, buffer: Tensor) -> None:
-        self._file = None
+        self._file = self._mapping = None
 
     @property
     def handle(self) -> Handle:
@@ -138,7 +148,7 @@ def map_payload(handle: Handle, nbytes: int) -> SharedPayload:
         memory = mmap.mmap(file.descriptor, nbytes, flags=mmap.MAP_PRIVATE, prot=access, offset=mmap.PAGESIZE)
     except ValueError as error:
         raise OSError(errno.ESTALE, f"the segment shrank: {error}") from error
-    return SharedPayload(torch.frombuffer(memory, dtype=torch.uint8), file, handle.filling)
+    return SharedPayload(torch.frombuffer(memory, dtype=torch.uint8), file, handle.filling, memory)
 
 
 def _unnamed_file() -> int:
