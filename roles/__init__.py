@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from roles.aggregator import Aggregator
     from roles.context import Context
     from roles.coordinator import Coordinator
+    from roles.null import NullTrainer
     from roles.role import Role
     from roles.strategy import FedAvg, Strategy
     from roles.trainer import Trainer
 
-__all__ = ["Aggregator", "Context", "Coordinator", "FedAvg", "Role", "Strategy", "Trainer", "function"]
+__all__ = ["Aggregator", "Context", "Coordinator", "FedAvg", "NullTrainer", "Role", "Strategy", "Trainer", "function"]
 
 _HOMES = {
     "Aggregator": "roles.aggregator",
     "Context": "roles.context",
     "Coordinator": "roles.coordinator",
     "FedAvg": "roles.strategy",
+    "NullTrainer": "roles.null",
     "Role": "roles.role",
     "Strategy": "roles.strategy",
     "Trainer": "roles.trainer",

@@ -1,6 +1,7 @@
 """The weighted mean of states, accumulated in bounded memory."""
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,32 @@ def computable(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() and value.dtype.itemsize == 1 else value
 
 
+def accumulate(total: Tensor, value: Tensor, factor: float, *, first: bool) -> None:
+    """Add `factor` times `value` to `total`, or write it there if it is the first; see `WeightedSum` for integers."""
+    if not averaged(total.dtype):
+        if first:
+            total.copy_(value)
+        else:
+            # NumPy's, because torch has none for uint16, uint32 and uint64.
+            np.maximum(total.numpy(), value.numpy(), out=total.numpy())
+    elif not first:
+        total.add_(computable(value), alpha=factor)
+    elif value.dtype == total.dtype:
+        torch.mul(value, factor, out=total)
+    else:
+        total.copy_(value).mul_(factor)
+
+
+class Addend(Protocol):
+    """A tensor in another form, which a sum takes in without a copy of the whole tensor."""
+
+    def write(self, out: Tensor) -> None:
+        """Write the values to `out`."""
+
+    def add(self, total: Tensor, factor: float) -> None:
+        """Add `factor` times the values to `total`."""
+
+
 class WeightedSum:
     """Running sum(n_i * w_i) of states, one accumulator whatever the number of updates.
 
@@ -44,33 +71,44 @@ class WeightedSum:
         self.total = 0.0
         self.samples = 0
         self.count = 0
-        self._message = allocate("update", 0, {WEIGHTS: self.sum_specs})
+        self.memory = allocate("update", 0, {WEIGHTS: self.sum_specs})
+        """The message that the sum lies in."""
 
-    def add(self, state: Mapping[str, Tensor], weight: float, samples: int, *, merged: bool) -> None:
+    def add(self, state: Mapping[str, "Tensor | Addend"], weight: float, samples: int, *, merged: bool) -> None:
         """Add one update in place.
 
         Args:
-            state: the tensors of a worker (dtypes of `specs`), or, if `merged`, a sum made elsewhere (dtypes of `sum_specs`).
+            state: the tensors of a worker (dtypes of `specs`), or, if `merged`, a sum made elsewhere (dtypes of `sum_specs`);
+                floating-point ones in another form where they came so.
             weight: n_i, or sum(n_i) of a merged one. Greater than zero.
             samples: training samples behind it, for the record.
             merged: whether `state` is already multiplied by its weights.
         """
         factor = 1.0 if merged else float(weight)
-        for name, total in self._message.groups[WEIGHTS].items():
+        for name, total in self.memory.groups[WEIGHTS].items():
             value = state[name]
-            if not averaged(total.dtype):
-                if self.count == 0:
-                    total.copy_(value)
-                else:
-                    # NumPy's, because torch has none for uint16, uint32 and uint64.
-                    np.maximum(total.numpy(), value.numpy(), out=total.numpy())
+            if isinstance(value, Tensor):
+                accumulate(total, value, factor, first=self.count == 0)
             elif self.count == 0:
-                torch.mul(value, factor, out=total) if value.dtype == total.dtype else total.copy_(value).mul_(factor)
+                value.write(total)
+                total.mul_(factor)
             else:
-                total.add_(computable(value), alpha=factor)
+                value.add(total, factor)
+        self.count_in(weight, samples)
+
+    def count_in(self, weight: float, samples: int) -> None:
+        """Note that one more update is in the sum."""
         self.total += weight
         self.samples += samples
         self.count += 1
+
+    def clear(self) -> None:
+        """Begin anew: the next update is the first one."""
+        self.total, self.samples, self.count = 0.0, 0, 0
+
+    def shift(self, name: str, reference: Tensor) -> None:
+        """Make sum(n_i * (d_i + reference)) of the entry `name`, which is sum(n_i * d_i)."""
+        self.memory.groups[WEIGHTS][name].add_(reference, alpha=self.total)
 
     def mean(self) -> dict[str, Tensor]:
         """sum(n_i * w_i) / sum(n_i) in the accumulator's dtypes. Uses up the accumulator: call it once.
@@ -80,7 +118,7 @@ class WeightedSum:
         """
         if self.count == 0:
             raise ZeroDivisionError("the mean of no updates")
-        state = dict(self._message.groups[WEIGHTS])
+        state = dict(self.memory.groups[WEIGHTS])
         for value in state.values():
             if averaged(value.dtype):
                 value.div_(self.total)
@@ -89,4 +127,4 @@ class WeightedSum:
     def message(self, round: int) -> Message:
         """The sum as an update for the next level up; shares the accumulator's memory."""
         scalars = {"weight": self.total, "samples": self.samples, "merged": True}
-        return self._message.relabel(round=round, scalars=scalars)
+        return self.memory.relabel(round=round, scalars=scalars)

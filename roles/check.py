@@ -6,16 +6,24 @@ import torch
 from torch import Tensor
 
 from roles.average import computable
-from transports.message import Header, Scalar, TensorSpec
+from transports.message import Header, Scalar, Specs, TensorSpec
 
 MAX_SAMPLES = 10**12
 """An update that claims more training samples than this, or a larger weight, is refused."""
 
 
-def check_header(header: Header, *, round: int, specs: Mapping[str, TensorSpec], sum_specs: Mapping[str, TensorSpec]) -> str | None:
+def check_header(
+    header: Header,
+    *,
+    round: int,
+    specs: Mapping[str, TensorSpec],
+    sum_specs: Mapping[str, TensorSpec],
+    encoded: Specs | None = None,
+) -> str | None:
     """Why an offered update cannot be taken, judged by its header alone; None if it can.
 
-    `specs` are the entries a trainer must send, `sum_specs` those of a middle aggregator's sum.
+    `specs` are the entries a trainer must send, `sum_specs` those of a middle aggregator's sum; on a channel with a codec
+    everybody sends the groups `encoded`.
     """
     if header.kind != "update":
         return f"kind {header.kind!r} where an update is expected"
@@ -24,9 +32,14 @@ def check_header(header: Header, *, round: int, specs: Mapping[str, TensorSpec],
     reason = _check_scalars(header.scalars)
     if reason is not None:
         return reason
-    if set(header.specs) != {"weights"}:
-        return f"tensor groups {sorted(header.specs)} where ['weights'] is expected"
-    return _check_entries(header.specs["weights"], sum_specs if header.scalars.get("merged") else specs)
+    merged = bool(header.scalars.get("merged"))
+    if merged and encoded is not None:
+        return "a sum where an encoded mean is expected"
+    expected = {"weights": sum_specs if merged else specs} if encoded is None else encoded
+    if set(header.specs) != set(expected):
+        return f"tensor groups {sorted(header.specs)} where {sorted(expected)} is expected"
+    reasons = (_check_entries(header.specs[group], entries) for group, entries in expected.items())
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _check_scalars(scalars: Mapping[str, Scalar]) -> str | None:

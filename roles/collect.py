@@ -4,10 +4,14 @@ No clock, no I/O: times are passed in. Updates are folded in the order of the pl
 arrival, so that the result is the same to the bit; one that arrives early stays with its sender.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from typing import Literal
+
+from roles.presence import Away
+
+Why = Literal["lost", "excluded", "refused", "late"]
+"""What kept an end from delivering: it is not there, it gets no more models, what it sent was bad, it took too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,54 +38,87 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """The round cannot reach its quorum."""
+    """The round cannot reach its quorum. `lost`: all that are missing are ends that are not there."""
 
     reason: str
+    lost: bool
 
 
 Step = Fold | Wait | Close | Short
 
 
-def quorum(min_ends: float | None, ends: int) -> int:
-    """How many of `ends` a round needs: all (None), a number (1 or more), or a fraction in (0, 1), rounded up; at least one."""
-    if min_ends is None:
-        return ends
-    # By the decimal that was written: 0.07 of 100 ends are 7, though the floats' product is just above.
-    needed = math.ceil(Fraction(str(min_ends)) * ends) if min_ends < 1 else int(min_ends)
-    return max(1, needed)
-
-
 class Collect:
     """Follows the ends of one round from "asked" to "folded" or "missing"."""
 
-    def __init__(self, ends: Sequence[str], *, needed: int, deadline: float | None = None) -> None:
-        """`ends` in the order of the plan; `deadline` in seconds from the moment the quorum is there."""
-        self.needed = needed
+    def __init__(
+        self, ends: Sequence[str], *, needed: int | None, deadline: float | None = None, rejoin_timeout: float = 60.0
+    ) -> None:
+        """What is known of `ends`, in the order of the plan, at the start: they are there and will deliver.
+
+        Args:
+            ends: those that take part.
+            needed: how many updates close the round; None: of all that are not lost, at least one.
+            deadline: seconds from the moment the quorum is there; None: as long as it takes.
+            rejoin_timeout: seconds for which an end that is away keeps its place.
+        """
         self.deadline = deadline
+        self.rejoin_timeout = rejoin_timeout
         self.folded: list[str] = []
         self.missing: dict[str, str] = {}
+        self._why: dict[str, Why] = {}
+        self._needed = needed
+        self._order = {end: index for index, end in enumerate(ends)}
         self._pending = list(ends)
         self._offered: set[str] = set()
+        self._away: dict[str, Away] = {}
         self._quorum_at: float | None = None
+
+    @property
+    def needed(self) -> int:
+        """How many updates close the round."""
+        if self._needed is not None:
+            return self._needed
+        excused = sum(why in ("lost", "excluded") for why in self._why.values())
+        return max(1, len(self.folded) + len(self._pending) + len(self.missing) - excused)
 
     def expects(self, end: str) -> bool:
         """Whether an update of `end` may still count in this round."""
         return end in self._pending and end not in self._offered
 
+    def spares(self, end: str) -> bool:
+        """Whether the quorum is there without `end`."""
+        return len(self.folded) + len(self._offered - {end}) >= self.needed
+
     def offered(self, end: str, now: float) -> None:
         """`end` has an update ready that passed the checks so far."""
         self._offered.add(end)
-        if self._quorum_at is None and len(self.folded) + len(self._offered) >= self.needed:
+        self._away.pop(end, None)
+        if self._quorum_at is None and self._has_quorum():
             self._quorum_at = now
 
-    def lost(self, end: str, reason: str) -> None:
-        """`end` will not deliver in this round: it left, or its update was refused."""
+    def away(self, end: str, reason: str, since: float) -> None:
+        """`end` is not connected since then, and what it offered is lost with the connection. It may come back."""
+        if end in self._pending and end not in self._away:
+            self._away[end] = Away(reason, since)
+            self._withdraw(end)
+
+    def back(self, end: str) -> bool:
+        """`end` is connected again; whether this round still wants an update of it."""
+        self._away.pop(end, None)
+        return self.expects(end)
+
+    def lost(self, end: str, reason: str, why: Why = "lost") -> None:
+        """`end` will not deliver in this round."""
         if end in self._pending:
             self._pending.remove(end)
-            self._offered.discard(end)
+            self._away.pop(end, None)
             self.missing[end] = reason
-            if len(self.folded) + len(self._offered) < self.needed:
-                self._quorum_at = None
+            self._why[end] = why
+            self._withdraw(end)
+
+    def late(self, end: str) -> None:
+        """`end` did not deliver before the deadline."""
+        self.lost(end, f"no update within {self.deadline or 0:g} s of the quorum", "late")
 
     def done(self, end: str) -> None:
         """The update of `end` has been added."""
@@ -89,23 +126,24 @@ class Collect:
         self._offered.discard(end)
         self.folded.append(end)
 
+    def begin_anew(self) -> None:
+        """The sum was spoilt: what is in it has to be folded once more."""
+        self._offered.update(self.folded)
+        self._pending = sorted([*self.folded, *self._pending], key=self._order.__getitem__)
+        self.folded.clear()
+
     def next(self, now: float) -> Step:
         """What to do now."""
-        if len(self.folded) + len(self._pending) < self.needed:
-            reasons = "; ".join(f"{end}: {reason}" for end, reason in self.missing.items())
-            total = len(self.folded) + len(self._pending) + len(self.missing)
-            return Short(
-                f"{len(self.folded) + len(self._pending)} of {total} ends can deliver, {self.needed} are needed ({reasons})"
-            )
-        until = self._until()
-        if until is not None and now >= until:
-            for end in [end for end in self._pending if end not in self._offered]:
-                self.lost(end, f"no update within {self.deadline:g} s of the quorum")
+        self._drop_late(now)
+        self._drop_away(now)
+        able = len(self.folded) + len(self._pending)
+        if able < self.needed:
+            return self._short(able)
         if not self._pending:
             return Close(dict(self.missing))
         if self._pending[0] in self._offered:
             return Fold(self._pending[0])
-        return Wait(until, tuple(end for end in self._pending if end not in self._offered))
+        return Wait(self._until(), tuple(end for end in self._pending if end not in self._offered))
 
     def upcoming(self, count: int) -> list[str]:
         """The next `count` ends in order as far as they are ready without a gap: worth starting their transfer."""
@@ -116,7 +154,38 @@ class Collect:
             ready.append(end)
         return ready
 
+    @property
+    def closes_at(self) -> float | None:
+        """When the deadline of the round is; None while there is none."""
+        return None if self.deadline is None or self._quorum_at is None else self._quorum_at + self.deadline
+
+    def _has_quorum(self) -> bool:
+        return len(self.folded) + len(self._offered) >= self.needed
+
+    def _withdraw(self, end: str) -> None:
+        self._offered.discard(end)
+        if not self._has_quorum():
+            self._quorum_at = None
+
+    def _drop_late(self, now: float) -> None:
+        if self.closes_at is not None and now >= self.closes_at:
+            for end in [end for end in self._pending if end not in self._offered]:
+                self.late(end)
+
+    def _drop_away(self, now: float) -> None:
+        for end, away in list(self._away.items()):
+            if now >= away.since + self.rejoin_timeout:
+                self.lost(end, f"{away.reason}; not back within {self.rejoin_timeout:g} s")
+        # Nobody is left to wait for but those who are away, and the round can do without them.
+        if self._has_quorum() and all(end in self._offered or end in self._away for end in self._pending):
+            for end, away in list(self._away.items()):
+                self.lost(end, away.reason)
+
+    def _short(self, able: int) -> Short:
+        reasons = "; ".join(f"{end}: {reason}" for end, reason in self.missing.items())
+        reason = f"{able} of {able + len(self.missing)} ends can deliver, {self.needed} are needed ({reasons})"
+        return Short(reason, lost=all(why == "lost" for why in self._why.values()))
+
     def _until(self) -> float | None:
-        if self.deadline is None or self._quorum_at is None:
-            return None
-        return self._quorum_at + self.deadline
+        limits = [away.since + self.rejoin_timeout for away in self._away.values()]
+        return min([*limits, *([] if self.closes_at is None else [self.closes_at])], default=None)

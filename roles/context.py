@@ -64,6 +64,10 @@ class Context:
     reporter: Reporter
     folder: Path | None = None
     """Where a root stores models and checkpoints; None stores nothing."""
+    state_folder: Path | None = None
+    """Where the worker keeps what it remembers from round to round; None: in memory."""
+    resume: bool = False
+    """Whether the worker took part in this job before: it goes on from what it has stored, a root from its newest checkpoint."""
     build_module: Callable[[], LightningModule] | None = None
     build_data: Callable[[], LightningDataModule] | None = None
     """This worker's own data (data consumers)."""

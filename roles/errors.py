@@ -2,6 +2,7 @@
 
 RoleError
 ├── RoundFailed      a round closed below its quorum; the text names the ends and why each is missing
+├── StateLost        a worker's own state of an earlier round is needed and gone; the text says what to do
 ├── BadModel         a module or data module that cannot take part; the text says what to change
 └── UnexpectedMessage  a peer sent something that this role does not expect now
 """
@@ -12,7 +13,15 @@ class RoleError(Exception):
 
 
 class RoundFailed(RoleError):
-    """Too few ends delivered a usable update."""
+    """Too few ends delivered a usable update. `lost`: all those that are missing were lost, which has a cause elsewhere."""
+
+    def __init__(self, text: str, *, lost: bool = False) -> None:
+        super().__init__(text)
+        self.lost = lost
+
+
+class StateLost(RoleError):
+    """What a worker remembered of an earlier round is needed and gone."""
 
 
 class BadModel(RoleError):

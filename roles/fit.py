@@ -12,8 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from roles import seeds
+from roles import state as states
 from roles.context import Context
 from roles.errors import BadModel
+from roles.keep import Stateful
+from roles.settings import Share
 from transports.errors import Aborted
 
 QUIET: Mapping[str, Any] = {
@@ -52,6 +55,14 @@ class _KeepOptimizer(Callback):
         self._optimizers: list[dict[str, Any]] = []
         self._schedulers: list[dict[str, Any]] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the next fit starts from: states of optimizers and schedulers."""
+        return {"optimizers": self._optimizers, "schedulers": self._schedulers}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._optimizers, self._schedulers = list(state_dict["optimizers"]), list(state_dict["schedulers"])
+
     def on_fit_start(self, trainer: Lightning, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=False):
             optimizer.load_state_dict(state)
@@ -61,6 +72,25 @@ class _KeepOptimizer(Callback):
     def on_train_end(self, trainer: Lightning, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         self._optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
         self._schedulers = [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
+
+
+class LocalEntries:
+    """The part of a module's state that is not exchanged, and so is the worker's own."""
+
+    def __init__(self, module: LightningModule, share: Share) -> None:
+        self._module = module
+        exchanged = {name for group in states.shared_state(module, share).values() for name in group}
+        own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+        self.names = tuple(name for name in own if name not in exchanged)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        state = self._module.state_dict()
+        return {name: state[name] for name in self.names}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy tensors back into the module."""
+        states.load_shared(self._module, {"own": state})
 
 
 class LocalTraining:
@@ -80,10 +110,23 @@ class LocalTraining:
         callbacks = [*([own] if isinstance(own, Callback) else own), *context.strategy.callbacks()]
         if settings.optimizer == "keep":
             callbacks.append(_KeepOptimizer())
+        self._callbacks = callbacks
         self._trainer = Lightning(**options, callbacks=[*callbacks, _Link(context)])
         self._fresh = copy.deepcopy(self._trainer.fit_loop.state_dict())
         seeds.apply(seeds.derive(settings.seed, context.name, 0))
         self.samples = _samples(data)
+
+    def remembered(self) -> dict[str, Stateful]:
+        """Name -> what goes from one round into the next: callbacks and data with a state, entries that are not exchanged."""
+        parts: dict[str, Stateful] = {
+            f"callback-{index}-{callback.state_key}": callback
+            for index, callback in enumerate(self._callbacks)
+            if type(callback).state_dict is not Callback.state_dict
+        }
+        if type(self.data).state_dict is not LightningDataModule.state_dict:
+            parts["data"] = self.data
+        own = LocalEntries(self.module, self.context.settings.share)
+        return {**parts, "own-entries": own} if own.names else parts
 
     def fit(self, round: int) -> dict[str, float]:
         """Train for one round.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from roles.errors import BadModel
@@ -39,12 +40,21 @@ class Judge:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed job needs."""
-        return {"best": self._best, "stop_best": self._stop_best, "stale": self._stale, "stop_reason": self.stop_reason}
+        return {
+            "best": self._best,
+            "by": [self._metric, self._mode],
+            "stop_best": self._stop_best,
+            "stale": self._stale,
+            "stop_reason": self.stop_reason,
+            "stop": asdict(self._stop),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._best, self._stop_best = state["best"], state["stop_best"]
-        self._stale, self.stop_reason = state["stale"], state["stop_reason"]
+        """Take back what `state_dict` gave, as far as the same is asked for: another rule to stop or to compare begins anew."""
+        if state["by"] == [self._metric, self._mode]:
+            self._best = state["best"]
+        if state["stop"] == asdict(self._stop):
+            self._stop_best, self._stale, self.stop_reason = state["stop_best"], state["stale"], state["stop_reason"]
 
     def _follow(self, metrics: Mapping[str, float]) -> None:
         stop = self._stop

@@ -1,18 +1,17 @@
 """The base of all roles: functions bound to channels by tags, joining, and the farewell."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 from roles.context import Context
 from roles.errors import UnexpectedMessage
+from roles.keep import WorkerState
+from roles.meeting import meet, part
 from roles.tags import followers, marked_functions, marked_tags
-from transports.base import Channel
+from transports.base import Channel, ChannelSpec
 from transports.errors import PeerLost
-from transports.message import Message
-
-END = "end"
-"""Kind of the message that ends the job for its receiver."""
 
 
 class Role(ABC):
@@ -24,6 +23,7 @@ class Role(ABC):
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.keep = WorkerState(context)
         self._channels: dict[str, Channel] = {}
 
     @classmethod
@@ -63,25 +63,31 @@ class Role(ABC):
     def _call(self, tag: str, *arguments: Any) -> Any:
         return marked_functions(type(self))[tag](self, self.channel(tag), *arguments)
 
+    def needed_ends(self, channel: ChannelSpec, gone: int) -> int:  # noqa: ARG002 - for those that can do without some
+        """How many ends of `channel` must be there before the first round, where `gone` will not come. Here: all of them."""
+        return len(channel.ends)
+
     def join(self) -> None:
         """Open every channel and wait until all of its ends are there: whoever has joined is ready for its first round.
 
+        After `join_timeout` as many as `needed_ends` says will do.
+
         Raises:
-            WaitTimeout: names the ends that are missing after `join_timeout`.
+            WaitTimeout: names the ends that are missing.
+            PeerLost: an end that is needed is gone.
         """
         self.context.reporter.prepared()
         for channel in [self._channel(name) for name in self.context.channels]:
-            channel.wait_joined(timeout=self.context.settings.quorum.join_timeout)
+            timeout = self.context.settings.quorum_of(channel.spec.name).join_timeout
+            meet(channel, partial(self.needed_ends, channel.spec), timeout)
 
-    def farewell(self, channels: Iterable[Channel]) -> None:
-        """Tell everyone on `channels` that the job is over and wait until each has taken it or is gone."""
-        timeout = self.context.settings.quorum.join_timeout
-        channels = list(channels)
-        for channel in channels:
-            channel.decline("the job is over")
-        deliveries = [channel.send(Message(kind=END, round=0), channel.joined) for channel in channels]
-        for delivery in deliveries:
-            delivery.wait(timeout)
+    def farewell(self, channels: Iterable[Channel], gone: Collection[str] = ()) -> None:
+        """Tell everyone on `channels` that the job is over and wait until each has taken it or is gone; `gone` are already.
+
+        An end that is away hears it when it is back within `rejoin_timeout`.
+        """
+        quorum = self.context.settings.quorum
+        part(list(channels), gone, timeout=quorum.join_timeout, rejoin_timeout=quorum.rejoin_timeout)
 
 
 def expect(message_kind: str, expected: Iterable[str], end: str) -> None:

@@ -1,22 +1,24 @@
 """The root's keeping of the global model: rounds, server step, evaluation, checkpoints, the early end, the result."""
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from roles import state as states
 from roles.average import WEIGHTS, WeightedSum
+from roles.checkpoints import Checkpoints
 from roles.context import Context
 from roles.errors import BadModel
 from roles.fit import Evaluation, build_seeded
 from roles.judge import Judge
+from roles.keep import Stateful
 from transports.message import Message, Specs
 
+log = logging.getLogger(__name__)
 MODEL_KIND = "weights"
 
 
@@ -30,13 +32,13 @@ class Root:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.settings = context.settings
-        self.allocate: Callable[[str, int, Specs], Message] = Message.allocate
-        """Makes the message of the next model, of a kind, a round and types: in memory from which it can be sent at once."""
+        self._allocate: Callable[[str, int, Specs], Message] = Message.allocate
         self.module = build_seeded(context)
         if self.settings.base_model is not None:
             self.module.load_state_dict(torch.load(self.settings.base_model, weights_only=True))
-        groups = states.shared_state(self.module, self.settings.share)
-        self.model = Message(kind=MODEL_KIND, round=0, groups={name: group for name, group in groups.items() if group}).packed()
+        self._parts: dict[str, Stateful] = {}
+        self._past: dict[str, Any] = {}
+        self._files = Checkpoints(context.folder, self.settings.checkpoint.keep)
         self._evaluation = None if context.build_test_data is None else Evaluation(context, self.module, context.build_test_data())
         # A process forked beside other threads can inherit a lock that nobody will ever release.
         self._overlap = context.overlap and not (self._evaluation is not None and self._evaluation.forks)
@@ -47,15 +49,62 @@ class Root:
         self._round = 0
         self._samples = 0
         self._round_seconds: list[float] = []
-        self._began = 0.0
+        self._began: float | None = None
+        self._seconds_before = 0.0
         self._metrics: dict[str, float] = {}
         self._best: dict[str, Any] = {}
-        if context.folder is not None and self._evaluation is not None:
-            states.save_atomically(self._evaluation.example(), context.folder / "example.pt")
+        if self._files.stored and self._evaluation is not None:
+            self._files.save_example(self._evaluation.example())
+        if context.resume:
+            self._load()
+        self.register("strategy", context.strategy)
+        groups = states.shared_state(self.module, self.settings.share)
+        self._adopts = states.adoptable(self.module)
+        """Whether the module lies in the memory of the model, instead of a copy: it does unless it would write there."""
+        self.model = Message(
+            kind=MODEL_KIND, round=self._round, groups={name: group for name, group in groups.items() if group}
+        ).packed()
+        self._adopt()
+
+    def move(self, allocate: Callable[[str, int, Specs], Message]) -> None:
+        """Keep the model, and those that follow, in memory of `allocate`: from there it can be sent without a copy."""
+        self._allocate = allocate
+        self.model = self.model.packed(into=allocate(MODEL_KIND, self._round, self.model.specs).payload)
+        self._adopt()
+
+    def allocate_sum(self, kind: str, round: int, specs: Specs) -> Message:
+        """Memory for the sum of a round: that of the next model where the types are the same, so that it becomes the model."""
+        if specs[WEIGHTS] == self.model.specs[WEIGHTS]:
+            return self._allocate(kind, round, self.model.specs)
+        return Message.allocate(kind, round, specs)
+
+    def _adopt(self) -> None:
+        if self._adopts:
+            states.adopt(self.module, self.model)
+
+    def register(self, name: str, part: Stateful) -> None:
+        """Keep the state of `part` in the checkpoints, and give it the state that it had; call it before the first round.
+
+        Raises:
+            ValueError: the name is taken.
+            BadModel: the checkpoint that the job goes on from has no state of that name.
+        """
+        if name in self._parts:
+            raise ValueError(f"{name!r} is registered already")
+        self._parts[name] = part
+        if self._round and name not in self._past:
+            raise BadModel(f"the checkpoint of round {self._round} has no state of {name!r}, only of {sorted(self._past)}")
+        if self._round:
+            part.load_state_dict(self._past[name])
+
+    @property
+    def over(self) -> bool:
+        """Whether no round is left to do."""
+        return self._round >= self.settings.rounds or self._judge.stop_reason is not None
 
     def next_round(self) -> int | None:
         """The number of the next round, or None when the job is done: all rounds, target reached, or patience lost."""
-        if self._round == 0:
+        if self._began is None:
             self._began = time.monotonic()
         elif self.settings.stop.active or not self._overlap:
             self.review(wait=True)
@@ -69,12 +118,16 @@ class Root:
         self.review(wait=True)
         current = self.model.groups[WEIGHTS]
         stepped = self.context.strategy.step(current, total.mean(), round)
-        following = self.allocate(MODEL_KIND, round, self.model.specs)
+        same = total.memory.specs == self.model.specs
+        following = total.memory if same else self._allocate(MODEL_KIND, round, self.model.specs)
         for name, value in stepped.items():
-            following.groups[WEIGHTS][name].copy_(value)
+            target = following.groups[WEIGHTS][name]
+            if value.data_ptr() != target.data_ptr():
+                target.copy_(value)
         for name, value in self.model.groups.get(states.FROZEN, {}).items():
             following.groups[states.FROZEN][name].copy_(value)
-        self.model = following
+        self.model = following.relabel(kind=MODEL_KIND, round=round, scalars={})
+        self._adopt()
         self._round = round
         self._samples = total.samples
         self._round_seconds.append(seconds)
@@ -96,9 +149,8 @@ class Root:
         """Finish the review of the last round, store the last model, report the result."""
         self.review(wait=True)
         self._beside.shutdown()
-        seconds = time.monotonic() - self._began
         state = self.module.state_dict()
-        path = self._store("last.pt", state)
+        path = self._files.save_last(state)
         self.context.reporter.result(
             {
                 "metrics": self._metrics,
@@ -108,14 +160,15 @@ class Root:
                 "rounds": self._round,
                 "round_seconds": self._round_seconds,
                 "samples": self._samples,
-                "training_seconds": seconds,
+                "training_seconds": self._seconds(),
                 "stopped": self._judge.stop_reason,
             }
         )
 
     def _review(self, round: int, model: Message) -> None:
-        states.load_shared(self.module, model.groups)
         every, last = self.settings.evaluate_every, round >= self.settings.rounds
+        if not self._adopts:
+            states.load_shared(self.module, model.groups)
         if self._evaluation is not None and (last or (every and round % every == 0)):
             self._evaluate(round)
         else:
@@ -127,38 +180,70 @@ class Root:
         if self._evaluation is None:
             raise BadModel("there is no data to evaluate on")
         began = time.monotonic()
+        before = self._versions()
         self._metrics = self._evaluation.test(round)
+        if self._adopts and (changed := [name for name, version in self._versions().items() if version != before[name]]):
+            raise BadModel(f"{type(self.module).__name__} writes to its parameters while it is tested: {changed[:5]}")
         self.context.reporter.metrics(round, {**self._metrics, "evaluate_seconds": time.monotonic() - began})
         if self._judge.better(self._metrics):
             state = self.module.state_dict()
-            path = self._store("best.pt", state)
+            path = self._files.save_best(round, state)
             self._best = {"round": round, "metrics": self._metrics, "model": path, "model_sha256": states.model_sha256(state)}
 
+    def _versions(self) -> dict[str, int]:
+        """How often each parameter was written to."""
+        return {name: parameter._version for name, parameter in self.module.named_parameters()}  # noqa: SLF001 - no other way
+
     def _checkpoint(self, round: int) -> None:
-        """Write what a resumed job needs, and drop all but the newest `keep`."""
-        folder = self.context.folder
-        if folder is None:
+        """Write what a resumed job needs."""
+        if not self._files.stored:
             return
         began = time.monotonic()
         content = {
             "round": round,
             "seed": self.settings.seed,
             "model": self.module.state_dict(),
-            "strategy": self.context.strategy.state_dict(),
+            "parts": {name: part.state_dict() for name, part in self._parts.items()},
             "judge": self._judge.state_dict(),
             "metrics": self._metrics,
             "best": self._best,
+            "samples": self._samples,
             "round_seconds": self._round_seconds,
+            "training_seconds": self._seconds(),
         }
-        states.save_atomically(content, folder / f"round-{round:05d}.pt")
-        for old in sorted(folder.glob("round-*.pt"))[: -self.settings.checkpoint.keep]:
-            old.unlink()
+        self._files.save(round, content)
         self.context.reporter.metrics(round, {"checkpoint_seconds": time.monotonic() - began})
 
-    def _store(self, name: str, state: Mapping[str, Tensor]) -> str | None:
-        folder = self.context.folder
-        if folder is None:
-            return None
-        path: Path = folder / name
-        states.save_atomically(dict(state), path)
-        return str(path)
+    def _load(self) -> None:
+        """Go on from the newest whole checkpoint; without one, from the start.
+
+        Raises:
+            BadModel: it is of another job.
+        """
+        found = self._files.newest()
+        if found is None:
+            self._files.restore_best(None)
+            log.warning("there is no whole checkpoint in %s: starting from round 1", self.context.folder)
+            return
+        path, content = found
+        if content["seed"] != self.settings.seed:
+            raise BadModel(f"{path} is of a job with job.seed={content['seed']}, not {self.settings.seed}")
+        try:
+            self.module.load_state_dict(content["model"])
+        except RuntimeError as error:
+            raise BadModel(f"{path} does not fit {type(self.module).__name__}: {error}") from error
+        self._past = content["parts"]
+        self._judge.load_state_dict(content["judge"])
+        self._round, self._samples, self._metrics = content["round"], content["samples"], content["metrics"]
+        self._round_seconds, self._seconds_before = list(content["round_seconds"]), content["training_seconds"]
+        self._best = dict(content["best"])
+        best = self._files.restore_best(self._best.get("round"))
+        if self._best:
+            self._best["model"] = best
+        # The last round of a job is evaluated; it may not have been the last one when it was done.
+        self._due = self._round >= self.settings.rounds and not self._metrics
+        log.info("going on after round %d, from %s", self._round, path)
+
+    def _seconds(self) -> float:
+        """Seconds from the start of the first round until now, without the time between two parts of the job."""
+        return self._seconds_before + (0.0 if self._began is None else time.monotonic() - self._began)

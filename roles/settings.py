@@ -1,8 +1,12 @@
 """The job's settings as roles see them; plain values, checked by the runner before anything starts."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
+
+from roles.codecs.options import ChannelCodecs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,30 @@ class Quorum:
     """Seconds that a round waits on once it has `min_ends`; None: for ever."""
     join_timeout: float = 60.0
     """Seconds until all ends of this worker have joined; also how long the farewell may take."""
+    rejoin_timeout: float = 60.0
+    """Seconds that an end whose connection broke is waited for where it is needed."""
+    survivors: bool = False
+    """With `min_ends` None: a round needs all ends that are not gone for good, at least one."""
+    max_bad_updates: int | None = None
+    """An end whose updates were refused this often in a row is excluded for the rest of the job; None: never."""
+
+    @property
+    def tolerant(self) -> bool:
+        """Whether a round needs whoever is left, instead of a number."""
+        return self.survivors and self.min_ends is None
+
+    def needed(self, ends: int, gone: int) -> int:
+        """How many of `ends` a round needs, at least one, where `gone` of them will not be back.
+
+        All (None), a number (all, if there are fewer), or a fraction in (0, 1), rounded up.
+        """
+        if self.tolerant:
+            return max(1, ends - gone)
+        if self.min_ends is None:
+            return max(1, ends)
+        # By the decimal that was written: 0.07 of 100 ends are 7, though the floats' product is just above.
+        needed = math.ceil(Fraction(str(self.min_ends)) * ends) if self.min_ends < 1 else int(self.min_ends)
+        return max(1, min(needed, ends))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +100,11 @@ class Settings:
     share: Share = field(default_factory=Share)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     quorum: Quorum = field(default_factory=Quorum)
+    codecs: Mapping[str, ChannelCodecs] = field(default_factory=dict)
+    """Channel name -> how weights are encoded on it; a channel without an entry sends them as they are."""
+    channels: Mapping[str, Quorum] = field(default_factory=dict)
+    """Channel name -> its own quorum, where it differs from `quorum`."""
+
+    def quorum_of(self, channel: str) -> Quorum:
+        """When a round on `channel` may close and how long its waits last."""
+        return self.channels.get(channel, self.quorum)

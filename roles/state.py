@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import pickle
+import shutil
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from roles import seals
 from roles.average import WEIGHTS
 from roles.errors import BadModel
 from roles.settings import Share
+from transports.message import Message, placed
 
 FROZEN = "frozen"
 """Name of the tensor group with parameters that need no gradient: sent down, not back, so that they keep every bit."""
@@ -61,6 +65,31 @@ def load_shared(module: nn.Module, groups: Mapping[str, Mapping[str, Tensor]]) -
             target.copy_(value)
 
 
+@torch.no_grad()
+def adopt(module: nn.Module, model: Message) -> None:
+    """Let the parameters of `module` lie in the memory of `model`, which is packed, and copy the other entries into it.
+
+    Nothing may write to the parameters from then on. Each gets a storage of its own, so that they can be saved one by one.
+
+    Raises:
+        BadModel: an entry that the module lacks, or of another shape.
+    """
+    memory, parameters = model.buffer.numpy(), dict(module.named_parameters(remove_duplicate=False))
+    copied: dict[str, Tensor] = {}
+    for group, name, spec, start in placed(model.specs):
+        parameter = parameters.get(name)
+        if parameter is None or spec.nbytes == 0 or (parameter.dtype, tuple(parameter.shape)) != (spec.dtype, spec.shape):
+            copied[name] = model.groups[group][name]
+        else:
+            parameter.data = torch.from_numpy(memory[start : start + spec.nbytes]).view(spec.dtype).view(spec.shape)
+    load_shared(module, {WEIGHTS: copied})
+
+
+def adoptable(module: nn.Module) -> bool:
+    """Whether the parameters of `module` are only read when it is tested."""
+    return not any(isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None for part in module.modules())
+
+
 def model_sha256(state: Mapping[str, Tensor]) -> str:
     """Hex SHA-256 over, for each key in sorted order: name, dtype, shape, little-endian bytes."""
     digest = hashlib.sha256()
@@ -73,15 +102,68 @@ def model_sha256(state: Mapping[str, Tensor]) -> str:
 
 def save_atomically(value: Any, path: Path) -> None:
     """`torch.save` to `path` so that a reader sees the old file or the whole new one, also after a power cut."""
+    _write(value, path, sealed=False, prove=False)
+
+
+def save_sealed(value: Any, path: Path, *, prove: bool = False) -> None:
+    """As `save_atomically`, with a line at the end by which `roles.seals` tells whether the file is whole.
+
+    With `prove`, the file is read back before it takes its place.
+
+    Raises:
+        BadModel: `value` holds something that cannot be read back without running code.
+    """
+    _write(value, path, sealed=True, prove=prove)
+
+
+def load_whole(path: Path) -> Any:
+    """What was saved in `path`, on the CPU; no code of the file is run.
+
+    Raises:
+        BadModel: it holds something that this version of torch does not read back.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadModel(f"{path.name} cannot be read back: {reason}") from error
+
+
+def link_atomically(source: Path, path: Path) -> None:
+    """Let `path` be another name of `source`; a copy, where the file system knows no second names."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, temporary)
+        _sync(temporary)
+    # A rename between two names of one file does nothing, and leaves both.
+    temporary.replace(path)
+    temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _write(value: Any, path: Path, *, sealed: bool, prove: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        torch.save(value, temporary)
+        if sealed:
+            seals.seal(temporary)
+        if prove:
+            load_whole(temporary)
+        _sync(temporary)
+        temporary.replace(path)
     finally:
-        os.close(folder)
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have the system bring a file, or the entries of a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

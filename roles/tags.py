@@ -27,6 +27,7 @@ BUILTIN_TAGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "roles.Trainer": (FETCH, UPLOAD, COORDINATE),
         "roles.Aggregator": (DISTRIBUTE, AGGREGATE, FETCH, UPLOAD, COORDINATE),
         "roles.Coordinator": (COORDINATE_WITH_TOP, COORDINATE_WITH_MIDDLE, COORDINATE_WITH_TRAINER),
+        "roles.NullTrainer": (FETCH, UPLOAD, COORDINATE),
     }
 )
 """Import path of a built-in class -> the functions it exposes. Each may be bound to one channel."""

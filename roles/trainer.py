@@ -1,19 +1,21 @@
 """The trainer: fetches the global model, trains it on its own data, uploads what became of it."""
 
-import json
 from dataclasses import dataclass
+from functools import cached_property
 
 from roles import state as states
 from roles.average import WEIGHTS
+from roles.codecs.messages import codec_for, unpack
+from roles.codecs.uploads import Uploads
 from roles.context import Context
-from roles.errors import BadModel, RoleError
+from roles.errors import BadModel
 from roles.fit import LocalTraining, build_seeded
-from roles.role import END, Role, expect, lost
+from roles.kinds import LOAD, UPDATE, ticket_of
+from roles.role import Role
 from roles.tags import function
-from transports.base import Arrived, Channel, Left, Offer
+from roles.upward import Upward
+from transports.base import Channel, ChannelSpec
 from transports.message import Message
-
-ASSIGN, LOAD, UPDATE, WEIGHTS_KIND = "assign", "load", "update", "weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,11 @@ class Task:
     round: int
     parent: str
     model: Message
+
+    @property
+    def ticket(self) -> str | None:
+        """What ties the update to this model."""
+        return ticket_of(self.model.scalars)
 
 
 class Trainer(Role):
@@ -34,19 +41,50 @@ class Trainer(Role):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._offers: dict[str, Offer] = {}
+        self._unsent: tuple[str, Message] | None = None
+        """An update that was lost on its way, and its ticket: the same model need not be trained twice."""
+        self._codec = codec_for(context, "fetch")
+        self._uploads = Uploads(context, self.keep)
 
     def run(self) -> None:
         """Train round after round until the end is announced."""
         self.prepare()
         self.join()
-        if self.bound("coordinate"):
-            load = Message(kind=LOAD, round=0, scalars={"samples": self.training.samples})
-            self.channel("coordinate").send(load, self.channel("coordinate").spec.ends)
         while (task := self.next_task()) is not None:
-            self.context.reporter.entered(task.round)
-            update = self.train(task)
-            self.perform("upload", task, update)
+            self.perform("upload", task, self._update(task))
+
+    def _update(self, task: Task) -> Message:
+        unsent, self._unsent = self._unsent, None
+        if unsent is not None and unsent[0] == task.ticket:
+            return unsent[1]
+        self.keep.enter(task.round)
+        self.context.reporter.entered(task.round)
+        return self._uploads.of_update(self.train(task), task.model, self.channel("upload"))
+
+    @cached_property
+    def upward(self) -> Upward:
+        """The way to the aggregators, and to the coordinator."""
+        models, settings = self.channel("fetch"), self.context.settings
+        coordinator = self.channel("coordinate") if self.bound("coordinate") else None
+        timeouts = [settings.quorum_of(channel.spec.name).rejoin_timeout for channel in (models, coordinator or models)]
+        return Upward(
+            self.context.endpoint,
+            models,
+            self.channel("upload"),
+            coordinator,
+            chosen_parent=True,
+            timeouts=(timeouts[0], timeouts[1]),
+            greet=self._report_load,
+        )
+
+    def _report_load(self) -> None:
+        channel = self.channel("coordinate")
+        channel.send(Message(kind=LOAD, round=0, scalars={"samples": self.samples()}), channel.spec.ends)
+
+    def needed_ends(self, channel: ChannelSpec, gone: int) -> int:
+        """All; of several aggregators that a coordinator chooses from, one."""
+        chosen = self.bound("coordinate") and channel.name == self.context.tags["fetch"][0]
+        return 1 if chosen else super().needed_ends(channel, gone)
 
     def prepare(self) -> None:
         """Build module, data and Lightning trainer. Override to prepare more.
@@ -57,58 +95,52 @@ class Trainer(Role):
         if self.context.build_data is None:
             raise BadModel(f"{self.context.name} is a trainer without data: set model.data and give its role datasets")
         self.training = LocalTraining(self.context, build_seeded(self.context), self.context.build_data())
+        for name, part in self.training.remembered().items():
+            self.keep.register(name, part)
 
     def next_task(self) -> Task | None:
         """The next round of this trainer, or None at the end of the job."""
-        parent = None
-        if self.bound("coordinate"):
-            parent = self.perform("coordinate")
-            if parent is None:
-                return None
-        task: Task | None = self.perform("fetch", parent)
-        return task
+        while not self.upward.over:
+            parent = self.perform("coordinate") if self.bound("coordinate") else None
+            if not self.upward.over:
+                task: Task | None = self.perform("fetch", parent)
+                if task is not None:
+                    return task
+        return None
 
     @function("coordinate")
-    def coordinate(self, channel: Channel) -> str | None:
-        """The aggregator of the next round in which this trainer takes part; None at the end."""
-        fetch = self.channel("fetch")
-        while True:
-            event = self.context.endpoint.receive([channel, fetch])
-            if isinstance(event, Left):
-                if not event.clean:
-                    raise lost(event.end, event.reason)
-            elif isinstance(event, Arrived) and event.channel == fetch.spec.name and event.offer.header.kind != END:
-                self._offers[event.end] = event.offer
-            elif isinstance(event, Arrived):
-                message = event.offer.take()
-                expect(message.kind, [ASSIGN, END], event.end)
-                if message.kind == END:
-                    return None
-                parents = json.loads(str(message.scalars["ends"]))
-                if parents:
-                    return str(parents[0])
+    def coordinate(self, channel: Channel) -> str | None:  # noqa: ARG002 - what every function is given
+        """The aggregator of the next round in which this trainer takes part; None at the end.
+
+        Raises:
+            PeerLost: the coordinator is gone.
+        """
+        assignment = self.upward.assignment()
+        return None if assignment is None else assignment.ends[0]
 
     @function("fetch")
-    def fetch(self, channel: Channel, parent: str | None) -> Task | None:
-        """The global model from `parent` (None: from whoever distributes), loaded into the module; None at the end."""
-        offer = self._offers.pop(parent, None) if parent is not None else None
-        while offer is None:
-            event = channel.receive()
-            if isinstance(event, Left):
-                if not event.clean:
-                    raise lost(event.end, event.reason)
-            elif isinstance(event, Arrived):
-                if event.offer.header.kind == END:
-                    event.offer.accept()
-                    return None
-                if parent in (None, event.end):
-                    offer = event.offer
-                else:
-                    self._offers[event.end] = event.offer
-        expect(offer.header.kind, [WEIGHTS_KIND], offer.header.sender)
-        message = offer.take()
-        states.load_shared(self.training.module, message.groups)
+    def fetch(self, channel: Channel, parent: str | None) -> Task | None:  # noqa: ARG002 - what every function is given
+        """The global model from `parent` (None: from whoever distributes), loaded into the module.
+
+        None at the end, and when the coordinator has changed its mind.
+
+        Raises:
+            PeerLost: there is nobody left who could send one.
+        """
+        message = self.upward.model()
+        if message is None:
+            return None
+        message = unpack(self._codec, message)
+        self.load(message)
         return Task(message.round, message.sender, message)
+
+    def samples(self) -> int:
+        """Training samples of this worker, from 1."""
+        return self.training.samples
+
+    def load(self, message: Message) -> None:
+        """Put the global model into the module. Override where nothing trains it."""
+        states.load_shared(self.training.module, message.groups)
 
     def train(self, task: Task) -> Message:
         """Train locally for one round. Override `LocalTraining` or this for another kind of training.
@@ -126,21 +158,25 @@ class Trainer(Role):
                 f"parameters that changed between frozen and trainable during the job: {thawed[:5]}; freeze them in the module's "
                 "constructor or leave them out with job.share.exclude"
             )
-        samples = self.training.samples
+        samples = self.samples()
         weight = float(samples) if share.weighted_by == "samples" else 1.0
         scalars = {"weight": weight, "samples": samples, "merged": False}
         return Message(kind=UPDATE, round=task.round, scalars=scalars, groups={WEIGHTS: groups[WEIGHTS]})
 
     @function("upload")
     def upload(self, channel: Channel, task: Task, update: Message) -> None:
-        """Hand the update to the aggregator that sent the model; returns when it has taken it.
+        """Hand the update to the aggregator that sent the model; returns when its fate is known.
 
-        Raises:
-            RoleError: the aggregator refused it; the text is its reason.
-            PeerLost: the aggregator is gone.
+        A refused one is counted and shown, one that was lost with its connection is kept: the aggregator sends the model
+        again if it still needs the update.
         """
-        outcome = channel.send(update, [task.parent]).wait()[task.parent]
+        self.keep.save(task.round)
+        # The sender's memory is used again for the next model but one: by then nobody may look at this one any more.
+        task.model.release()
+        self.context.reporter.metrics(task.round, {"upload_bytes": update.nbytes})
+        outcome = self.upward.answer(channel, task.parent, task.ticket, update)
         if outcome.state == "refused":
-            raise RoleError(f"{task.parent} refused the update of round {task.round}: {outcome.reason}")
-        if outcome.state == "lost":
-            raise lost(task.parent, outcome.reason)
+            self.context.reporter.metrics(task.round, {"refused_updates": 1})
+            self._uploads.refused(update)
+        elif outcome.state == "lost" and task.ticket is not None:
+            self._unsent = (task.ticket, update.packed())

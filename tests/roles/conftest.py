@@ -47,3 +47,12 @@ def quiet_lightning() -> Iterator[None]:
 def seeded() -> None:
     """Start every test from the same state of torch's generator."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["whole", "pieces"])
+def folding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test twice: updates added whole, as small ones are, and piece by piece, as large ones are."""
+    if request.param == "pieces":
+        monkeypatch.setattr("roles.round.WHOLE_BYTES", -1)
+        monkeypatch.setattr("transports.pieces.PIECE_BYTES", 64)
+    return str(request.param)

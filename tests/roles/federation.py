@@ -1,9 +1,10 @@
 """Whole federations inside the process of the test: hand-made contexts, one thread per worker, one at a time."""
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,8 @@ class Record:
     metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
     error: BaseException | None = None
+    deaths: list[BaseException] = field(default_factory=list)
+    """Why it was started anew."""
     state: dict[str, Tensor] = field(default_factory=dict)
     """The final state dict of a trainer's module."""
 
@@ -156,38 +159,108 @@ class Job:
     modules: Mapping[str, Callable[[], LightningModule]] = field(default_factory=dict)
     """Factories of single workers, where they differ."""
     folder: Path | None = None
+    states: Path | None = None
+    """Where the workers keep what they remember, each in a folder of its own."""
+    resume: bool = False
     overlap: bool = False
     code_of: Mapping[str, type[Role]] = field(default_factory=dict)
     """Classes of single workers, where they differ."""
 
 
-def federate(layout: Layout, job: Job) -> dict[str, Record]:
-    """Run all workers to their end; worker -> what it reported.
+class Killed(Exception):
+    """What a test raises in a worker that is to die."""
 
-    Raises:
-        AssertionError: somebody was still there after `PATIENCE` seconds; names them.
+
+class Federation:
+    """Workers that are threads of this process, and what a runner does for them.
+
+    A worker that fails is lost: everybody else is told that it is gone, or, with `restart`, it is started anew. Who is
+    started anew resumes: it goes on from what it has stored.
     """
-    hub, baton = Hub(), Baton()
-    endpoints = {worker.name: InprocEndpoint(worker.name, hub, gate=baton) for worker in layout.workers}
-    records: dict[str, Record] = defaultdict(Record)
-    contexts = {worker.name: _context(layout, job, worker, endpoints[worker.name], records) for worker in layout.workers}
-    threads = []
-    # Nobody runs before all stand in line, so that two runs take the same turns.
-    with baton.held():
-        for worker in layout.workers:
-            code = job.code_of.get(worker.name, layout.code[worker.role])
-            in_line = threading.Event()
-            arguments = (code, contexts[worker.name], baton, records[worker.name], in_line)
-            threads.append(threading.Thread(target=_work, args=arguments, name=worker.name, daemon=True))
-            threads[-1].start()
-            assert in_line.wait(PATIENCE)
-    for thread in threads:
-        thread.join(PATIENCE)
-    late = [thread.name for thread in threads if thread.is_alive()]
-    for endpoint in endpoints.values():
-        endpoint.abort("the test is over")
-    assert not late, f"still there: {late}"
-    return dict(records)
+
+    def __init__(self, layout: Layout, job: Job, *, hub: Hub | None = None, restart: bool = False, tell: bool = True) -> None:
+        self.layout = layout
+        self.job = job
+        self.hub = hub or Hub()
+        self.records: dict[str, Record] = {worker.name: Record() for worker in layout.workers}
+        self._restart = restart
+        self._tell = tell
+        self._baton = Baton()
+        self._endpoints: dict[str, InprocEndpoint] = {}
+        self._threads: list[threading.Thread] = []
+        self._completed: list[str] = []
+
+    def run(self) -> dict[str, Record]:
+        """Run all workers to their end; worker -> what it reported.
+
+        Raises:
+            AssertionError: somebody was still there after `PATIENCE` seconds; names them.
+        """
+        # Nobody runs before all stand in line, so that two runs take the same turns.
+        with self._baton.held():
+            for worker in self.layout.workers:
+                self._start(worker, resume=False)
+        until = time.monotonic() + PATIENCE
+        # Those who are started anew are appended meanwhile.
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        late = [thread.name for thread in self._threads if thread.is_alive()]
+        for endpoint in self._endpoints.values():
+            endpoint.abort("the test is over")
+        assert not late, f"still there: {late}"
+        return dict(self.records)
+
+    def lose(self, name: str, reason: str) -> None:
+        """Tell everybody that a worker will not come back."""
+        for other, endpoint in list(self._endpoints.items()):
+            if other != name:
+                endpoint.forget(name, reason)
+
+    def _start(self, worker: Worker, *, resume: bool) -> None:
+        endpoint = InprocEndpoint(worker.name, self.hub, gate=self._baton)
+        for other in self._completed:
+            endpoint.forget(other, "it has completed")
+        self._endpoints[worker.name] = endpoint
+        context = _context(self.layout, self.job, worker, endpoint, self.records)
+        in_line = threading.Event()
+        arguments = (worker, replace(context, resume=resume or self.job.resume), in_line)
+        self._threads.append(threading.Thread(target=self._work, args=arguments, name=worker.name, daemon=True))
+        self._threads[-1].start()
+        assert in_line.wait(PATIENCE)
+
+    def _work(self, worker: Worker, context: Context, in_line: threading.Event) -> None:
+        record = self.records[worker.name]
+        code = self.job.code_of.get(worker.name, self.layout.code[worker.role])
+        with self._baton.held(on_line=in_line.set):
+            try:
+                role = code(context)
+                try:
+                    role.run()
+                finally:
+                    if isinstance(role, Trainer) and hasattr(role, "training"):
+                        record.state = {name: value.clone() for name, value in role.training.module.state_dict().items()}
+            except BaseException as error:  # noqa: BLE001 - how a worker ended is what tests look at
+                self._lost(worker, context, error)
+            else:
+                self._completed.append(worker.name)
+                context.endpoint.close()
+
+    def _lost(self, worker: Worker, context: Context, error: BaseException) -> None:
+        record, reason = self.records[worker.name], f"{worker.name} failed: {error}"
+        context.endpoint.abort(reason)
+        context.endpoint.close()
+        if self._restart and isinstance(error, Killed):
+            record.deaths.append(error)
+            self._start(worker, resume=True)
+        else:
+            record.error = error
+            if self._tell:
+                self.lose(worker.name, reason)
+
+
+def federate(layout: Layout, job: Job, *, hub: Hub | None = None, restart: bool = False) -> dict[str, Record]:
+    """Run all workers to their end; worker -> what it reported. See `Federation`."""
+    return Federation(layout, job, hub=hub, restart=restart).run()
 
 
 def _context(layout: Layout, job: Job, worker: Worker, endpoint: InprocEndpoint, records: Mapping[str, Record]) -> Context:
@@ -216,26 +289,11 @@ def _context(layout: Layout, job: Job, worker: Worker, endpoint: InprocEndpoint,
         strategy=job.strategy(),
         reporter=Reporter(records[worker.name]),
         folder=job.folder if is_root else None,
+        state_folder=None if job.states is None else job.states / worker.name,
+        resume=job.resume,
         build_module=job.modules.get(worker.name, job.build_module),
         build_data=job.data[layout.trainers.index(worker.name)] if trains else None,
         build_test_data=job.build_test_data if is_root else None,
         build_trainer_options=job.options,
         overlap=job.overlap,
     )
-
-
-def _work(code: type[Role], context: Context, baton: Baton, record: Record, in_line: threading.Event) -> None:
-    try:
-        with baton.held(on_line=in_line.set):
-            role = code(context)
-            try:
-                role.run()
-            except BaseException as error:
-                context.endpoint.abort(f"{context.name} failed: {error}")
-                raise
-            finally:
-                if isinstance(role, Trainer) and hasattr(role, "training"):
-                    record.state = {name: value.clone() for name, value in role.training.module.state_dict().items()}
-                context.endpoint.close()
-    except BaseException as error:  # noqa: BLE001 - how a worker ended is what tests look at
-        record.error = error

@@ -56,8 +56,12 @@ def fedavg(
     epochs: int,
     uniform: bool = False,
     initial: State | None = None,
+    takes_part: Callable[[int, str], bool] | None = None,
 ) -> list[State]:
-    """The global state after each round, the initial one first. `data`: trainer -> its data, in the order of the plan."""
+    """The global state after each round, the initial one first. `data`: trainer -> its data, in the order of the plan.
+
+    `takes_part`: whether a worker counts in a round; None: everybody always.
+    """
     seeds.apply(seeds.derive(seed, "model"))
     module = cast("Classifier", build_module())
     if initial is not None:
@@ -66,6 +70,8 @@ def fedavg(
     for round in range(1, rounds + 1):
         states, weights = [], []
         for worker, own in data.items():
+            if takes_part is not None and not takes_part(round, worker):
+                continue
             module.load_state_dict(history[-1])
             train_locally(module, own, seed=seed, worker=worker, round=round, epochs=epochs)
             states.append({name: value.clone() for name, value in module.state_dict().items()})

@@ -196,8 +196,8 @@ def test_two_runs_are_bit_identical_in_every_reported_value(tmp_path: Path) -> N
     job = job_for(layout, tmp_path)
     one, other = (values_of(succeed(layout, job)) for _ in range(2))
     assert one == other
-    assert len(one["trainer-0"]) == 3
-    assert len(one["top-0"]) == 3 * len(["loss", "accuracy", "updates", "samples"])
+    assert len(one["trainer-0"]) == 3 * len(["train_loss", "upload_bytes"])
+    assert len(one["top-0"]) == 3 * len(["loss", "accuracy", "updates", "samples", "distribute_bytes"])
 
 
 def test_evaluating_beside_the_next_round_changes_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from roles.aggregator import Aggregator
 from roles.context import Context
 from roles.coordinator import Coordinator
 from roles.errors import UnexpectedMessage
+from roles.null import NullTrainer
 from roles.role import Role, expect
 from roles.settings import Settings
 from roles.strategy import FedAvg
@@ -17,7 +18,7 @@ from transports.base import Channel, ChannelSpec
 from transports.inproc import Hub, InprocEndpoint
 
 
-@pytest.mark.parametrize("role", [Trainer, Aggregator, Coordinator])
+@pytest.mark.parametrize("role", [Trainer, Aggregator, Coordinator, NullTrainer])
 def test_the_built_in_roles_expose_the_tags_that_plan_knows(role: type[Role]) -> None:
     assert sorted(role.get_func_tags()) == sorted(BUILTIN_TAGS[f"roles.{role.__name__}"])
     assert set(channels_per_tag(role).values()) == {1}

@@ -141,8 +141,9 @@ def test_a_checkpoint_holds_what_a_resumed_job_needs(tmp_path: Path) -> None:
     content = load(tmp_path / "round-00003.pt")
     history = oracle.fedavg(classifier(), DATA, seed=2, rounds=4, epochs=1)
     assert oracle.largest_difference(content["model"], history[3]) < 1e-6
-    assert (content["round"], content["seed"], content["strategy"]) == (3, 2, {"steps": 3})
-    assert content["judge"] == {"best": 0.8, "stop_best": 0.8, "stale": 1, "stop_reason": None}
+    assert (content["round"], content["seed"], content["parts"]) == (3, 2, {"strategy": {"steps": 3}})
+    judge = content["judge"]
+    assert [judge[key] for key in ("best", "stop_best", "stale", "stop_reason")] == [0.8, 0.8, 1, None]
     assert content["metrics"] == {"accuracy": 0.7}
     assert content["best"]["round"] == 2
     assert len(content["round_seconds"]) == 3

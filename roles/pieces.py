@@ -1,0 +1,56 @@
+"""An update that is added while it comes in, so that no aggregator ever holds a whole one."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from roles.average import WEIGHTS, WeightedSum, accumulate
+from roles.check import check_values
+from transports.message import Header, placed
+
+
+class Adding:
+    """One update on its way into a sum, piece by piece, each checked before it is added.
+
+    A piece that cannot be used comes when others are in the sum already: then the sum is spoilt and has to be made anew
+    from the updates of the round, which their senders keep until it closes.
+
+    Args:
+        total: the sum.
+        header: of the update; its entries and types have been checked.
+    """
+
+    def __init__(self, total: WeightedSum, header: Header) -> None:
+        scalars = header.scalars
+        self._total = total
+        self._weight, self._samples = float(scalars["weight"]), int(scalars["samples"])
+        self._factor = 1.0 if scalars.get("merged") else self._weight
+        self._first = total.count == 0
+        self._places = [(start, start + spec.nbytes, name, spec.dtype) for _, name, spec, start in placed(header.specs)]
+        self._flat: Mapping[str, Tensor] = {name: value.reshape(-1) for name, value in total.memory.groups[WEIGHTS].items()}
+        self._at = 0
+        self.begun = False
+        """Whether anything of the update is in the sum."""
+
+    def take(self, offset: int, piece: Tensor) -> str | None:
+        """Check the bytes from `offset` on (uint8, contiguous) and add them; the reason if they cannot be used."""
+        stop = offset + piece.numel()
+        while self._at < len(self._places):
+            start, end, name, dtype = self._places[self._at]
+            low, high = max(start, offset), min(end, stop)
+            if low < high:
+                value = piece[low - offset : high - offset].view(dtype)
+                reason = check_values({name: value})
+                if reason is not None:
+                    return reason
+                size = dtype.itemsize
+                accumulate(self._flat[name][(low - start) // size : (high - start) // size], value, self._factor, first=self._first)
+                self.begun = True
+            if end > stop:
+                break
+            self._at += 1
+        return None
+
+    def end(self) -> None:
+        """Count the update in: all of it was added."""
+        self._total.count_in(self._weight, self._samples)
