@@ -1,0 +1,1 @@
+"""Certificates, identities and TLS: who may speak to whom, and as what."""
