@@ -22,7 +22,12 @@ flame-run {version}: declarative federated and distributed learning
   flame-run plan [overrides]       validate and show the workers, start nothing  (--json, --mermaid)
   flame-run tasks RUN_DIR          the task table of a run, live or over
   flame-run stop RUN_DIR           end a run
+  flame-run resume RUN_DIR [overrides]  go on with a run from its newest checkpoint
   flame-run track RUN_DIR          deliver to MLflow what a run could not
+  flame-run join ADDRESS --worker NAME --bundle DIR [overrides]
+                                   be one worker of a job of launcher=external, with this site's own data
+  flame-run token DIR              write a job token to DIR/token, for security.token_file and the bundles of sites
+  flame-run certs DIR [overrides]  make a CA and a certificate for each worker  (--list, --renew NAME, --revoke NAME, --days N)
   flame-run --help | --version | --hydra-help | --cfg job | --info all
 
 experiments (experiment=NAME)
@@ -48,11 +53,25 @@ def _help() -> str:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    _start_imports(arguments)
     from flame_run.config.app import call_with_config  # noqa: PLC0415
     from flame_run.run.job import run  # noqa: PLC0415
 
     call_with_config(run, arguments)
     return 0
+
+
+def _start_imports(arguments: Sequence[str]) -> None:
+    """Let the fork server import beside the composing and checking, where its workers are likely to be wanted.
+
+    It ends with this process, also when nothing comes of the job.
+    """
+    shows_only = any(word.startswith("-") and word not in ("-m", "--multirun") for word in arguments)
+    other = any(word.startswith("launcher=") and word != "launcher=local" for word in arguments)
+    if not (shows_only or other):
+        from flame_run.launch.local import warm  # noqa: PLC0415
+
+        warm()
 
 
 def _plan(arguments: Sequence[str]) -> int:
@@ -87,6 +106,12 @@ def _stop(arguments: Sequence[str]) -> int:
     return stop(_folder("stop", arguments))
 
 
+def _resume(arguments: Sequence[str]) -> int:
+    from flame_run.run.resume import resume  # noqa: PLC0415
+
+    return resume(arguments)
+
+
 def _track(arguments: Sequence[str]) -> int:
     from flame_run.track.sync import sync  # noqa: PLC0415
 
@@ -97,13 +122,45 @@ def _track(arguments: Sequence[str]) -> int:
     return 1 if result.unsent else 0
 
 
+def _join(arguments: Sequence[str]) -> int:
+    from flame_run.join.join import join  # noqa: PLC0415
+
+    return join(arguments)
+
+
+def _token(arguments: Sequence[str]) -> int:
+    from flame_run.join.bundle import make_token  # noqa: PLC0415
+
+    if len(arguments) != 1:
+        raise InvalidConfig([Problem("flame-run token", " ".join(arguments), "takes one argument: the folder to write it to")])
+    print(make_token(Path(arguments[0])))  # noqa: T201
+    return 0
+
+
+def _certs(arguments: Sequence[str]) -> int:
+    from flame_run.security.certs import certs  # noqa: PLC0415
+
+    print(certs(arguments))  # noqa: T201
+    return 0
+
+
 def _folder(verb: str, arguments: Sequence[str]) -> Path:
     if len(arguments) != 1:
         raise InvalidConfig([Problem(f"flame-run {verb}", " ".join(arguments), "takes one argument: the folder of a run")])
     return Path(arguments[0])
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "plan": _plan, "tasks": _tasks, "stop": _stop, "track": _track}
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "tasks": _tasks,
+    "stop": _stop,
+    "resume": _resume,
+    "track": _track,
+    "join": _join,
+    "token": _token,
+    "certs": _certs,
+}
 
 
 def _call(words: Sequence[str]) -> int:

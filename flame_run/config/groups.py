@@ -7,7 +7,10 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from flame_run.config.nodes import open_map
 from flame_run.run.faults import FaultsConf
+from flame_run.run.null_round import NullRoundConf
+from flame_run.security.config import SecurityConf
 from flame_run.track.config import TrackingConf
 
 
@@ -42,12 +45,16 @@ class TransportConf:
     backend: Backend = Backend.auto
     bind: str = "127.0.0.1"
     """Address that workers listen on; one that is not loopback opens them to the network."""
+    port: int = 0
+    """Port of the controller, which workers of other sites dial; 0: any free one."""
     advertise: str | None = None
     """Host name or address that peers dial; default: `bind`."""
     chunk_bytes: int = 2**20
     checksum: Checksum = Checksum.auto
     max_message_bytes: int = 16 * 2**30
     max_tensors: int = 100_000
+    codec: dict[str, Any] = field(default_factory=open_map)
+    """Channel name -> how weights are made smaller on it: `bf16`, `{upload: [delta, int8], distribute: bf16}`, ..."""
 
 
 @dataclass
@@ -61,14 +68,6 @@ class CheckpointConf:
     """What the best model is chosen by; null: `accuracy` where it is logged, else `loss`."""
     mode: BestMode | None = None
     """null: `min` for names that end in `loss`, else `max`."""
-
-
-@dataclass
-class SecurityConf:
-    """Group `security`."""
-
-    kind: str = "token"
-    """`token`: a random token per job, on loopback by default."""
 
 
 @dataclass
@@ -115,6 +114,8 @@ class FlameRunConf:
     """A dataset spec as JSON or YAML; replaces the group choice."""
     python_path: list[str] = field(default_factory=list)
     """Folders from which workers import the user's classes."""
+    null_round: NullRoundConf = field(default_factory=NullRoundConf)
+    """Of `experiment=null_round` only."""
     worker: WorkerConf = field(default_factory=WorkerConf)
 
 

@@ -23,10 +23,12 @@ KEYS = (
     "python_path",
 )
 """Groups that workers need. Tracking stays with the runner."""
-_PLACEHOLDER = re.compile(r"\$\{worker:([\w.]+)\}")
+PLACEHOLDER = re.compile(r"\$\{worker:([\w.-]+)\}")
+"""What only the worker can fill in; names of channels may hold a hyphen."""
 
 
-def _stand_in(key: str) -> str:
+def stand_in(key: str) -> str:
+    """Resolve `${worker:KEY}` to itself: only the worker can fill it in, see `fill`."""
     return f"${{worker:{key}}}"
 
 
@@ -38,7 +40,7 @@ def role_config(cfg: DictConfig, role: str) -> dict[str, Any]:
     Raises:
         InvalidConfig: an interpolation that leads nowhere.
     """
-    OmegaConf.register_new_resolver("worker", _stand_in, replace=True)
+    OmegaConf.register_new_resolver("worker", stand_in, replace=True)
     own = cfg.copy()
     OmegaConf.set_struct(own, value=False)
     special = OmegaConf.select(own, f"job.roles.{role}.hyperparameters")
@@ -70,7 +72,7 @@ def fill(value: Any, worker: Mapping[str, Any]) -> Any:
         return [fill(inner, worker) for inner in value]
     if not isinstance(value, str):
         return value
-    alone = _PLACEHOLDER.fullmatch(value)
+    alone = PLACEHOLDER.fullmatch(value)
     if alone:
         return worker[alone[1]]
-    return _PLACEHOLDER.sub(lambda match: str(worker[match[1]]), value)
+    return PLACEHOLDER.sub(lambda match: str(worker[match[1]]), value)

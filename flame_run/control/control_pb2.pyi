@@ -7,14 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Register(_message.Message):
-    __slots__ = ("worker", "pid", "host")
+    __slots__ = ("worker", "pid", "host", "session", "again", "attempt")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     worker: str
     pid: int
     host: str
-    def __init__(self, worker: _Optional[str] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
+    session: str
+    again: bool
+    attempt: int
+    def __init__(self, worker: _Optional[str] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ..., session: _Optional[str] = ..., again: _Optional[bool] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("address",)
@@ -32,7 +38,7 @@ class State(_message.Message):
     round: int
     error: str
     secondary: bool
-    def __init__(self, state: _Optional[str] = ..., round: _Optional[int] = ..., error: _Optional[str] = ..., secondary: bool = ...) -> None: ...
+    def __init__(self, state: _Optional[str] = ..., round: _Optional[int] = ..., error: _Optional[str] = ..., secondary: _Optional[bool] = ...) -> None: ...
 
 class Metrics(_message.Message):
     __slots__ = ("round", "names", "values", "time")
@@ -69,7 +75,7 @@ class Goodbye(_message.Message):
     def __init__(self) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("register", "ready", "state", "metrics", "progress", "result", "heartbeat", "goodbye")
+    __slots__ = ("register", "ready", "state", "metrics", "progress", "result", "heartbeat", "goodbye", "number")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +84,7 @@ class Report(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     register: Register
     ready: Ready
     state: State
@@ -86,7 +93,8 @@ class Report(_message.Message):
     result: Result
     heartbeat: Heartbeat
     goodbye: Goodbye
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., state: _Optional[_Union[State, _Mapping]] = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    number: int
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., state: _Optional[_Union[State, _Mapping]] = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Part(_message.Message):
     __slots__ = ("json", "heartbeat")
@@ -119,14 +127,32 @@ class Farewell(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Received(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class Gone(_message.Message):
+    __slots__ = ("worker", "reason")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    reason: str
+    def __init__(self, worker: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class Order(_message.Message):
-    __slots__ = ("part", "start", "abort", "farewell")
+    __slots__ = ("part", "start", "abort", "farewell", "received", "gone")
     PART_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     FAREWELL_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     part: Part
     start: Start
     abort: Abort
     farewell: Farewell
-    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., farewell: _Optional[_Union[Farewell, _Mapping]] = ...) -> None: ...
+    received: Received
+    gone: Gone
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., farewell: _Optional[_Union[Farewell, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., gone: _Optional[_Union[Gone, _Mapping]] = ...) -> None: ...

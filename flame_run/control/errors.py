@@ -18,7 +18,7 @@ class ControlError(FlameRunError):
 class SessionRefused(ControlError):
     """The controller refused a worker or one of its messages.
 
-    `kind` is one word for counting: `token`, `name`, `taken`, `malformed`, `oversized`, `aborted`, `silent`, `gone`.
+    `kind` is one word for counting: `token`, `certificate`, `name`, `taken`, `malformed`, `oversized`, `aborted`, `silent`, `gone`.
     """
 
     def __init__(self, kind: str, reason: str) -> None:

@@ -9,8 +9,9 @@ from concurrent.futures import Future
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from flame_run.control.controller import Abort, Controller, Order, Start
+from flame_run.control.controller import Controller
 from flame_run.control.errors import ControlTimeout, SessionAborted
+from flame_run.control.orders import Abort, Gone, Order, Start
 from flame_run.control.seat import Seat
 from flame_run.control.session import Session
 
@@ -87,9 +88,12 @@ class LocalSession(Session):
     def _take(self, order: Order) -> None:
         match order:
             case Start(addresses):
+                known = self._note_addresses(addresses)
                 with self._order_lock:
                     if not self._start.done():
-                        self._start.set_result(dict(addresses))
+                        self._start.set_result(known)
+            case Gone(worker, reason):
+                self._note_gone(worker, reason)
             case Abort(reason):
                 with self._order_lock:
                     if not self._start.done():

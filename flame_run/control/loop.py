@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from flame_run.control.errors import ControlTimeout
+from transports.grpc_channel.loop import QuietLoop
 
 T = TypeVar("T")
 
@@ -14,7 +15,7 @@ class LoopThread:
     """Runs an event loop in a daemon thread named `name` until `close`."""
 
     def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = QuietLoop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 

@@ -8,16 +8,20 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from flame_run.control import control_pb2 as pb
-from flame_run.control.controller import Abort, Order
 from flame_run.control.errors import SessionRefused
+from flame_run.control.orders import Abort, Gone, Order, Received
 from flame_run.control.seat import Seat
 
 SERVICE = "flame_run.control.Control"
 METHOD = "Session"
 TOKEN_KEY = "flame-run-token"  # noqa: S105 - the name of the metadata entry
 
+NUMBER_BYTES = 16
+"""What the number of a report takes at most."""
+
 STATUS = {
     "token": "UNAUTHENTICATED",
+    "certificate": "PERMISSION_DENIED",
     "name": "NOT_FOUND",
     "taken": "ALREADY_EXISTS",
     "malformed": "INVALID_ARGUMENT",
@@ -34,9 +38,16 @@ def refusal_kind(status: str) -> str | None:
     return next((kind for kind, name in STATUS.items() if name == status), None)
 
 
-def register(worker: str, pid: int, host: str) -> bytes:
-    """First report of a session."""
-    return pb.Report(register=pb.Register(worker=worker, pid=pid, host=host)).SerializeToString()
+def register(worker: str, pid: int, host: str, session: str = "", *, again: bool = False, attempt: int = 0) -> bytes:
+    """First report of a stream; `session`, `again` and `attempt` as in `Controller.register`."""
+    body = pb.Register(worker=worker, pid=pid, host=host, session=session, again=again, attempt=attempt)
+    return pb.Report(register=body).SerializeToString()
+
+
+def numbered(report: bytes, number: int) -> bytes:
+    """`report` with its number."""
+    # Encoded messages that follow one another are one message.
+    return report + pb.Report(number=number).SerializeToString()
 
 
 def ready(address: str | None) -> bytes:
@@ -82,9 +93,16 @@ def part(value: Mapping[str, Any], heartbeat_seconds: float) -> bytes:
 
 def order(value: Order) -> bytes:
     """Encode an order of the controller."""
-    if isinstance(value, Abort):
-        return pb.Order(abort=pb.Abort(reason=value.reason)).SerializeToString()
-    return pb.Order(start=pb.Start(addresses=dict(value.addresses))).SerializeToString()
+    match value:
+        case Abort(reason):
+            message = pb.Order(abort=pb.Abort(reason=reason))
+        case Gone(worker, reason):
+            message = pb.Order(gone=pb.Gone(worker=worker, reason=reason))
+        case Received(number):
+            message = pb.Order(received=pb.Received(number=number))
+        case _:
+            message = pb.Order(start=pb.Start(addresses=dict(value.addresses)))
+    return message.SerializeToString()
 
 
 def farewell() -> bytes:
@@ -108,8 +126,15 @@ def parse_report(data: bytes) -> pb.Report:
 
 
 def parse_order(data: bytes) -> pb.Order:
-    """Decode the controller's message; `DecodeError` where it is none."""
-    return pb.Order.FromString(data)
+    """Decode the controller's message.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return pb.Order.FromString(data)
+    except DecodeError as error:
+        raise ValueError(f"{len(data)} bytes that are no order") from error
 
 
 def apply_report(report: pb.Report, seat: Seat) -> None:

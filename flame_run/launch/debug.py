@@ -16,8 +16,8 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from flame_run.launch.baton import RANDOM, Baton
 from flame_run.launch.compose import JobConfig, compose_jobs
+from flame_run.launch.crew import Observer
 from flame_run.launch.errors import LaunchError, WorkerDied
-from flame_run.launch.local import Observer
 
 if TYPE_CHECKING:
     from transports.inproc import Hub

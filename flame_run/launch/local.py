@@ -4,12 +4,8 @@ This module imports no torch; the fork server does.
 """
 
 import os
-import selectors
 import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.singleton import Singleton
@@ -18,20 +14,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from flame_run.launch.compose import JobConfig, compose_jobs
+from flame_run.launch.compose import compose_jobs
 from flame_run.launch.config import PRELOAD
+from flame_run.launch.crew import Crew, Observer
 from flame_run.launch.errors import LaunchError
-from flame_run.launch.forkserver import SERVERS, ForkServer
-from flame_run.launch.job import Work, died, read_result, write_payload
-from flame_run.launch.linux import describe_exit
-from flame_run.launch.notices import Kind, Notice, receive
-
-Observer = Callable[[int, int, str], None]
-"""Called with the index of a job, its process id and what happened: `started`, `exit 3`, `killed by SIGKILL`."""
-_KILL_TIMEOUT = 2.0
-"""Seconds that the fork server has to kill its workers before it is killed itself, which kills them too."""
-_WINDOW = 16
-"""Fork requests on their way at once: few enough that neither side ever waits for room in the socket."""
+from flame_run.launch.forkserver import SERVERS
+from flame_run.launch.job import Work, write_payload
 
 
 def warm(preload: Sequence[str] = PRELOAD) -> None:
@@ -55,6 +43,7 @@ class LocalLauncher(Launcher):
         self.observer = observer
         self._lock = threading.Lock()
         self._killed = False
+        self._held = False
         self._crew: Crew | None = None
         self._setup: tuple[HydraContext, TaskFunction, DictConfig] | None = None
 
@@ -86,8 +75,8 @@ class LocalLauncher(Launcher):
         work = Work(context=context, task=task, jobs=tuple(jobs), singletons=Singleton.get_state())
         payload = write_payload(work)
         try:
-            crew = Crew(jobs, payload, self.preload, self.import_timeout, self.observer)
             with self._lock:
+                crew = Crew(jobs, payload, self.preload, self.import_timeout, self.observer, held=self._held)
                 self._crew = crew
                 if self._killed:
                     crew.kill()
@@ -106,166 +95,33 @@ class LocalLauncher(Launcher):
             if self._crew is not None:
                 self._crew.kill()
 
+    def hold(self) -> None:
+        """Let the next `launch` last until `release` or `kill`, so that `restart` finds it."""
+        self._held = True
+
+    def release(self) -> None:
+        """Let `launch` return once no process is left."""
+        with self._lock:
+            self._held = False
+            if self._crew is not None:
+                self._crew.release()
+
+    def restart(self, index: int) -> None:
+        """Run job `index` again in a new process, after its process has ended. Safe from any thread.
+
+        It does nothing once `launch` is over, has not been held, or was told to kill: the observer hears of no start then.
+        """
+        with self._lock:
+            if self._crew is not None:
+                self._crew.restart(index)
+
+    def kill_one(self, index: int) -> None:
+        """Kill the process of job `index` with SIGKILL; the others go on. Safe from any thread."""
+        with self._lock:
+            if self._crew is not None:
+                self._crew.kill_one(index)
+
     def shutdown(self) -> None:
         """Kill the workers and end the idle fork servers of this process: no process is left."""
         self.kill()
         SERVERS.stop()
-
-
-@dataclass(slots=True)
-class Member:
-    """One job of a launch and its process."""
-
-    index: int
-    job: JobConfig
-    result: int | None = None
-    """Descriptor of its result file while the process lives."""
-    pid: int | None = None
-    outcome: JobReturn | None = None
-
-    def close(self) -> None:
-        """Let go of the result file."""
-        if self.result is not None:
-            os.close(self.result)
-            self.result = None
-
-
-class Crew:
-    """The processes of one launch: started, watched and ended by one thread; `kill` may come from any other."""
-
-    def __init__(
-        self, jobs: Sequence[JobConfig], payload: int, preload: Sequence[str], import_timeout: float, observer: Observer | None
-    ) -> None:
-        self._members = [Member(index, job) for index, job in enumerate(jobs)]
-        self._waiting = list(self._members[::-1])
-        self._running: dict[int, Member] = {}
-        self._unconfirmed = 0
-        self._payload = payload
-        self._preload = tuple(preload)
-        self._import_timeout = import_timeout
-        self._observer = observer
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._doomed = False
-        self._deadline: float | None = None
-
-    def kill(self) -> None:
-        """Ask the thread in `run` to kill all; to be called before `close`."""
-        os.eventfd_write(self._wake, 1)
-
-    def close(self) -> None:
-        """Let go of what `kill` needs."""
-        os.close(self._wake)
-
-    def run(self) -> list[JobReturn]:
-        """Start all jobs, wait for all, return their results in order."""
-        server: ForkServer | None = None
-        try:
-            server = SERVERS.take(self._preload)
-            self._deadline = None if server.ready else time.monotonic() + self._import_timeout
-            self._follow(server)
-        finally:
-            for member in self._members:
-                member.close()
-            if server is not None:
-                self._release(server)
-        return [member.outcome or died(member.job, member.pid, None) for member in self._members]
-
-    def _release(self, server: ForkServer) -> None:
-        if self._running or not server.ready:
-            server.stop()
-        else:
-            SERVERS.put(server)
-
-    def _follow(self, server: ForkServer) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(server.control, selectors.EVENT_READ)
-            selector.register(self._wake, selectors.EVENT_READ)
-            while self._waiting or self._running:
-                self._start_some(server)
-                left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-                ready = {key.fileobj for key, _ in selector.select(left)}
-                if self._wake in ready:
-                    self._doom(server)
-                if server.control in ready:
-                    self._hear(server)
-                elif not ready:
-                    self._overdue(server)
-
-    def _start_some(self, server: ForkServer) -> None:
-        while server.ready and not self._doomed and self._waiting and self._unconfirmed < _WINDOW:
-            member = self._waiting.pop()
-            member.result = os.memfd_create("flame-run-result")
-            ticket = next(server.tickets)
-            self._running[ticket] = member
-            self._unconfirmed += 1
-            # A server that is gone is learnt of by the end of the stream.
-            with suppress(OSError):
-                Notice(Kind.FORK, ticket, member.index).send(server.control, (self._payload, member.result, 1, 2))
-
-    def _doom(self, server: ForkServer) -> None:
-        os.eventfd_read(self._wake)
-        if self._doomed:
-            return
-        self._doomed = True
-        for member in self._waiting:
-            member.outcome = died(member.job, None, None, "the launcher was told to kill all workers")
-        self._waiting.clear()
-        if self._running:
-            self._deadline = time.monotonic() + _KILL_TIMEOUT
-            with suppress(OSError):
-                Notice(Kind.KILL).send(server.control)
-
-    def _hear(self, server: ForkServer) -> None:
-        message = receive(server.control)
-        if message is None:
-            self._lose(server)
-            return
-        notice, _ = message
-        if notice.kind is Kind.READY:
-            server.ready = True
-            self._deadline = None
-        elif notice.kind is Kind.BROKEN:
-            raise LaunchError(f"the fork server could not import {', '.join(self._preload)}:\n{notice.text}")
-        elif notice.kind is Kind.STARTED:
-            self._unconfirmed -= 1
-            member = self._running[notice.ticket]
-            member.pid = notice.first
-            self._observe(member, "started")
-        elif notice.kind is Kind.REFUSED:
-            self._unconfirmed -= 1
-            member = self._running.pop(notice.ticket)
-            member.outcome = died(member.job, None, None, f"it could not be forked: {notice.text}")
-        elif notice.kind is Kind.ENDED:
-            self._end(self._running.pop(notice.ticket), notice.second)
-
-    def _end(self, member: Member, code: int) -> None:
-        outcome = read_result(member.result) if member.result is not None else None
-        member.outcome = outcome or died(member.job, member.pid, code, "by the launcher" if self._doomed else "")
-        member.close()
-        self._observe(member, describe_exit(code))
-
-    def _lose(self, server: ForkServer) -> None:
-        """End all jobs of a server that is gone: the kernel kills its workers, and nobody can tell how each ended."""
-        how = server.describe_end()
-        if not server.ready:
-            raise LaunchError(f"the fork server ended before its imports were done: {how}")
-        for member in self._running.values():
-            outcome = read_result(member.result) if member.result is not None else None
-            member.outcome = outcome or died(member.job, member.pid, -9, f"because the fork server ended: {how}")
-            if member.pid is not None:
-                self._observe(member, describe_exit(-9))
-        for member in self._waiting:
-            member.outcome = died(member.job, None, None, f"the fork server ended: {how}")
-        self._waiting.clear()
-        self._running.clear()
-
-    def _overdue(self, server: ForkServer) -> None:
-        self._deadline = None
-        server.kill()
-        if not server.ready:
-            modules = ", ".join(self._preload)
-            raise LaunchError(f"the fork server has not imported {modules} within import_timeout = {self._import_timeout:g} s")
-
-    def _observe(self, member: Member, what: str) -> None:
-        if self._observer is not None and member.pid is not None:
-            self._observer(member.index, member.pid, what)

@@ -19,7 +19,7 @@ class Kind(IntEnum):
     FORK = 1
     """Runner: fork a worker for `ticket`, job `first` of the payload; comes with four file descriptors."""
     KILL = 2
-    """Runner: kill every worker."""
+    """Runner: kill the worker of `ticket`, or every worker where that is 0."""
     READY = 3
     """Server: the imports are done."""
     BROKEN = 4

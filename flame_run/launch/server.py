@@ -107,7 +107,7 @@ class Server:
             return False
         notice, descriptors = message
         if notice.kind is Kind.KILL:
-            self._kill()
+            self._kill(notice.ticket)
         elif notice.kind is Kind.FORK:
             try:
                 self._fork(notice, descriptors)
@@ -170,9 +170,10 @@ class Server:
             if ticket is not None:
                 Notice(Kind.ENDED, ticket, ended.si_pid, os.waitstatus_to_exitcode(status)).send(self.control)
 
-    def _kill(self) -> None:
-        for process in self.tickets:
-            _kill_group(process)
+    def _kill(self, only: int = 0) -> None:
+        for process, ticket in self.tickets.items():
+            if only in (0, ticket):
+                _kill_group(process)
 
 
 def _kill_group(process: int) -> None:

@@ -26,6 +26,23 @@ class WorkerLauncher(Protocol):
         """Leave no process behind."""
 
 
+@runtime_checkable
+class RestartingLauncher(WorkerLauncher, Protocol):
+    """A launcher that knows the process of each worker and can start one again; workers are named by their index."""
+
+    def hold(self) -> None:
+        """Let the next launch last until `release` or `kill`."""
+
+    def release(self) -> None:
+        """Let a held launch return once no worker is left."""
+
+    def restart(self, index: int) -> None:
+        """Start a worker that has ended again. Safe from any thread."""
+
+    def kill_one(self, index: int) -> None:
+        """Kill one worker. Safe from any thread."""
+
+
 def prepare(launcher: DictConfig, workers: int) -> DictConfig:
     """Size a launcher's options for `workers` processes at once.
 

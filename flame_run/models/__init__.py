@@ -7,10 +7,11 @@ if TYPE_CHECKING:
     from flame_run.models.classifier import Classifier
     from flame_run.models.mlp import MnistMLP
     from flame_run.models.mnist import MnistCNN, MnistLargeCNN
+    from flame_run.models.null import NullModel
 
-__all__ = ["Classifier", "MnistCNN", "MnistLargeCNN", "MnistMLP"]
+__all__ = ["Classifier", "MnistCNN", "MnistLargeCNN", "MnistMLP", "NullModel"]
 
-_HOMES = {"Classifier": "classifier", "MnistCNN": "mnist", "MnistLargeCNN": "mnist", "MnistMLP": "mlp"}
+_HOMES = {"Classifier": "classifier", "MnistCNN": "mnist", "MnistLargeCNN": "mnist", "MnistMLP": "mlp", "NullModel": "null"}
 
 
 def __getattr__(name: str) -> Any:

@@ -35,17 +35,28 @@ class Classifier(LightningModule):
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay
+        self._losses: list[tuple[Tensor, int]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a batch to logits of shape (B, classes)."""
         return cast("Tensor", self.network(x))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
-        """Return the mean loss of a batch, a float32 scalar, and log it for the epoch."""
+        """Return the mean loss of a batch, a float32 scalar."""
         x, y = batch
         loss = nn.functional.cross_entropy(self(x), y)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(y))
+        self._losses.append((loss.detach(), len(y)))
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Begin a new mean."""
+        self._losses.clear()
+
+    def on_train_epoch_end(self) -> None:
+        """Log `train_loss`, once: to log every batch costs as much as a small step of training."""
+        samples = sum(count for _, count in self._losses)
+        if samples:
+            self.log("train_loss", sum(loss * count for loss, count in self._losses) / samples)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         """Log `loss` and `accuracy` of a batch."""

@@ -17,6 +17,7 @@ from flame_run.data.urls import locate
 from flame_run.run.checks import import_from
 from flame_run.run.settings import settings_of
 from flame_run.run.workplace import Workplace
+from flame_run.topology.plan import AT_SITE
 from roles.context import Context, Peer
 from roles.role import Role
 from transports.base import Backend, ChannelSpec, Endpoint, Limits
@@ -83,7 +84,9 @@ class Assembly:
             limits=Limits(max_message_bytes=options["max_message_bytes"], max_tensors=options["max_tensors"]),
             chunk_bytes=options["chunk_bytes"],
             join_timeout=self.config["faults"]["join_timeout"],
+            heartbeat=self.config["faults"]["heartbeat"],
             checksum=options["checksum"],
+            security=self.session.security,
         )
         if any(set(channel["dials"]) != {end["name"] for end in channel["ends"]} for channel in self.part["channels"]):
             endpoint.listen()
@@ -108,6 +111,8 @@ class Assembly:
             strategy=instantiate(self.config["algorithm"]),
             reporter=Report(self.session),
             folder=Path(self.part["folder"]) if self.part["folder"] else None,
+            state_folder=Path(self.part["state_folder"]) if self.part["state_folder"] else None,
+            resume=self.part["resume"],
             build_module=self._build_module if model["module"] else None,
             build_data=self._build_data if model["data"] and worker["dataset"] else None,
             build_test_data=self._build_test_data if model["data"] and self.part["evaluation"] else None,
@@ -141,7 +146,7 @@ class Assembly:
         if dataset is not None:
             values |= {f"dataset.{key}": dataset[key] for key in ("name", "url", "realm")}
             values["dataset.format"] = dataset["data_format"]
-            if located:
+            if located and not dataset["url"].startswith(AT_SITE):
                 values["dataset.path"] = str(locate(dataset["url"]))
         return values
 

@@ -10,15 +10,19 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from flame_run.config.codecs import check_codecs
 from flame_run.config.targets import check_targets
 from flame_run.data.urls import check_url
 from flame_run.documents.load import load_document
 from flame_run.errors import InvalidConfig, Problem
-from flame_run.run.faults import check_faults
+from flame_run.launch.external import check_external, started_here
+from flame_run.run.faults import check_faults, check_faults_of_plan
+from flame_run.run.null_round import check_null_round
+from flame_run.security.config import check_security
 from flame_run.topology.build import plan_or_problems
-from flame_run.topology.plan import Plan
+from flame_run.topology.plan import AT_SITE, Plan
 
-SERVED = {"selector": ("kind", "all"), "sampler": ("kind", "all"), "privacy": ("kind", "none"), "security": ("kind", "token")}
+SERVED = {"selector": ("kind", "all"), "sampler": ("kind", "all"), "privacy": ("kind", "none")}
 """Group -> its key and the one value that this version serves."""
 
 
@@ -33,16 +37,26 @@ def plan_of(cfg: DictConfig) -> Plan:
     schema, dataset, job = _document(cfg, "schema", problems), _document(cfg, "dataset", problems), _node(cfg, "job", problems)
     for name, document in (("schema", schema), ("dataset", dataset), ("job", job)):
         problems += _not_finite(document, name)
-    plan, wrong = plan_or_problems(schema, dataset, job, check_url=check_url)
+    plan, wrong = plan_or_problems(schema, dataset, job, check_url=_check_url)
     if plan is not None and cfg.model.get("data") is None:
-        needy = sorted({worker.role for worker in plan.workers if plan.code[worker.role] == "roles.Trainer"})
+        here = started_here(cfg, plan)  # a site may bring its own
+        needy = sorted({each.role for each in plan.workers if each.name in here and plan.code[each.role] == "roles.Trainer"})
         if needy:
             reason = f"the workers of role {', '.join(needy)} have nothing to train on"
             wrong = [*wrong, Problem("model.data", None, reason, "the `_target_` of a LightningDataModule")]
-    problems += wrong + _group_problems(cfg) + ([] if plan is None else _channel_problems(cfg, plan))
+    problems += wrong + _group_problems(cfg)
+    if plan is not None:
+        problems += _channel_problems(cfg, plan) + check_faults_of_plan(cfg.faults, plan)
+        problems += check_external(cfg, plan)
+    codecs = _node(cfg, "transport", problems)
+    problems += [] if codecs is None else check_codecs(codecs["codec"], plan)
     if problems or plan is None:
         raise InvalidConfig(problems)
     return plan
+
+
+def _check_url(url: str) -> str | None:
+    return None if url.startswith(AT_SITE) else check_url(url)
 
 
 def import_from(folders: Sequence[str]) -> None:
@@ -103,7 +117,8 @@ def _not_finite(node: Any, place: str) -> Iterator[Problem]:
 
 
 def _group_problems(cfg: DictConfig) -> list[Problem]:
-    problems = check_faults(cfg.faults)
+    problems = [*check_faults(cfg.faults, str(cfg.launcher.get("_target_", ""))), *check_null_round(cfg.null_round)]
+    problems += check_security(cfg.security)
     for group, (key, value) in SERVED.items():
         node = cfg.get(group)
         given = node.get(key) if node is not None else None
@@ -133,10 +148,11 @@ def _backend_problems(cfg: DictConfig) -> list[Problem]:
 
 def _number_problems(cfg: DictConfig) -> list[Problem]:
     least = {
-        "transport": {"chunk_bytes": 1, "max_message_bytes": 1, "max_tensors": 1},
-        "checkpoint": {"every": 0, "keep": 1},
+        "transport": {"port": 0, "chunk_bytes": 1, "max_message_bytes": 1, "max_tensors": 1},
+        "checkpoint": {"every": 0, "keep": 2},  # where the newest is torn, a run goes on from the one before
     }
-    return [
+    ports = [] if cfg.transport.port < 2**16 else [Problem("transport.port", cfg.transport.port, "no such port", "0 to 65535")]
+    return ports + [
         Problem(f"{group}.{key}", cfg[group][key], f"must be at least {bound}")
         for group, bounds in least.items()
         for key, bound in bounds.items()

@@ -16,7 +16,7 @@ class ProcessEvent:
     worker: str
     pid: int
     what: str
-    """`started`, `exit 3`, or `killed by SIGKILL`."""
+    """`started`, `exit 3`, `killed by SIGKILL`, or `gone`: it has ended, and nobody can tell how."""
     time: float
 
 
@@ -86,10 +86,42 @@ class KillWorkers:
 
 
 @dataclass(frozen=True, slots=True)
+class KillWorker:
+    """Kill the process of one lost worker; the others go on."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class VacateSeat:
+    """Let a lost worker register anew."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestartWorker:
+    """Start a lost worker again."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpWorker:
+    """Tell the other workers that this one will not come back."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Show `text`; the job goes on."""
 
     text: str
+    worker: str = ""
+    """The worker whose log tells more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,4 +136,6 @@ class Finish:
     """The workers whose logs tell more."""
 
 
-Action = RecordTask | RecordMetrics | AbortJob | KillWorkers | Warn | Finish
+Action = (
+    RecordTask | RecordMetrics | AbortJob | KillWorkers | KillWorker | VacateSeat | RestartWorker | GiveUpWorker | Warn | Finish
+)

@@ -1,8 +1,10 @@
 """The run folder: the one object that knows every path in it."""
 
+import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections import deque
 from collections.abc import Mapping
@@ -50,6 +52,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.workers = self.path / "workers"
         self.rendezvous = self.path / ".rendezvous"
+        self.security = self.path / ".security"
+        self.bundles = self.path / "bundles"
         self.runner = self.path / "runner.json"
         self.tracking = self.path / ".tracking.json"
         self.hydra = self.path / ".hydra"
@@ -58,6 +62,10 @@ class RunFolder:
     def worker(self, name: str) -> Path:
         """Return the folder of one worker."""
         return self.workers / name
+
+    def state(self, name: str) -> Path:
+        """Return the folder of what a worker remembers from round to round."""
+        return self.worker(name) / "state"
 
     def worker_log(self, name: str) -> Path:
         """Return the log of one worker."""
@@ -84,6 +92,29 @@ class RunFolder:
         except OSError as error:
             reason = f"the folder cannot be made: {error.strerror}"
             raise InvalidConfig([Problem("hydra.run.dir", str(self.path), reason, "a folder that can be written")]) from error
+
+    def reclaim(self) -> None:
+        """Claim the folder of a run that is over, to go on with it; of two that try only one gets it.
+
+        Raises:
+            InvalidConfig: the run is going on, or somebody else is about to go on with it.
+        """
+        with self.tasks.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise self._going_on("another process is about to go on with it") from None
+            runner = self.read_runner()
+            if runner is not None and runner.host != socket.gethostname():
+                reason = f"the run is going on, as far as its folder tells (process {runner.pid} on {runner.host})"
+                raise self._going_on(f"{reason}; if that process is gone, remove {self.runner.name}")
+            if runner is not None and runner.process() is not None:
+                raise self._going_on(f"the run is going on (process {runner.pid})")
+            self.sweep()
+            self.write_runner()
+
+    def _going_on(self, reason: str) -> InvalidConfig:
+        return InvalidConfig([Problem("flame-run resume", str(self.path), reason, "the folder of a run that is over")])
 
     def write_runner(self) -> None:
         """Note this process as the one that runs the job."""
@@ -117,8 +148,10 @@ class RunFolder:
             return []
 
     def sweep(self) -> None:
-        """Remove what only a running job needs: rendezvous, runner note, drafts (`*.tmp`)."""
+        """Remove what only a running job needs: rendezvous, bundles, runner note, drafts (`*.tmp`)."""
         self.rendezvous.unlink(missing_ok=True)
+        if self.bundles.exists():
+            shutil.rmtree(self.bundles)
         self.runner.unlink(missing_ok=True)
         for draft in self.path.rglob("*.tmp"):
             if not draft.is_dir():

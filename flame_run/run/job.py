@@ -15,9 +15,8 @@ from flame_run.errors import FlameRunError, Interrupted, InvalidConfig, JobFaile
 from flame_run.run.checks import plan_of
 from flame_run.run.events import Finish
 from flame_run.run.folder import RunFolder, write_atomically
-from flame_run.run.parts import Parts
 from flame_run.run.runner import Runner
-from flame_run.topology.plan import Plan, plan_to_json
+from flame_run.topology.plan import plan_to_json
 from flame_run.topology.render import render_mermaid
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def run(cfg: DictConfig) -> float | None:
     """
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     try:
-        _linux_only()
+        linux_only()
         plan = plan_of(cfg)
         runner = Runner(cfg, plan, folder)
         folder.create()
@@ -43,8 +42,15 @@ def run(cfg: DictConfig) -> float | None:
         with suppress(OSError):  # the folder that Hydra made stays if it holds anything
             folder.path.rmdir()
         raise
+    return perform(runner, cfg)
+
+
+def perform(runner: Runner, cfg: DictConfig) -> float | None:
+    """Run a job whose folder is claimed to its end; `cfg` as it was composed; returns and raises as `run`."""
+    folder = runner.folder
     with _logging_to(folder.path / "run.log"):
-        _write_inputs(cfg, plan, folder, runner.parts)
+        folder.write_runner()  # from here on nobody else takes it for a run that is over
+        _write_inputs(runner, cfg)
         finish, metric = runner.run()
         with suppress(OSError):  # a reader that has gone, a full disk: the run itself is over and stored
             print(folder.path, flush=True)  # noqa: T201 - the last line of a run, for scripts
@@ -53,7 +59,12 @@ def run(cfg: DictConfig) -> float | None:
     return metric
 
 
-def _linux_only() -> None:
+def linux_only() -> None:
+    """Refuse other systems.
+
+    Raises:
+        InvalidConfig: this is not Linux.
+    """
     if sys.platform != "linux":
         raise InvalidConfig([Problem("this machine", sys.platform, "flame-run runs on Linux only")])
 
@@ -65,17 +76,19 @@ def _error(finish: Finish, folder: RunFolder) -> FlameRunError:
     return kind((finish.error or f"the job is {finish.status}") + logs)
 
 
-def _write_inputs(cfg: DictConfig, plan: Plan, folder: RunFolder, parts: Parts) -> None:
-    """What the run was made from: the composed configuration as Hydra would store it, and the plan."""
+def _write_inputs(runner: Runner, cfg: DictConfig) -> None:
+    """What the run is made from: the composed configuration as Hydra would store it, and the plan."""
+    plan, folder, parts = runner.plan, runner.folder, runner.parts
     hydra = HydraConfig.get()
     folder.hydra.mkdir(exist_ok=True)
     own = cfg.copy()
     with open_dict(own):
         own.pop("hydra", None)
-    OmegaConf.save(own, folder.config)
-    OmegaConf.save(OmegaConf.create({"hydra": hydra}), folder.hydra / "hydra.yaml")
-    OmegaConf.save(hydra.overrides.task, folder.hydra / "overrides.yaml")
+    # A crash between two of them leaves a run that goes on with the new overrides, and tells of their changes once more.
+    write_atomically(folder.hydra / "overrides.yaml", OmegaConf.to_yaml(hydra.overrides.task))
+    write_atomically(folder.hydra / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})))
     write_atomically(folder.plan, json.dumps(plan_to_json(plan), indent=2) + "\n")
+    write_atomically(folder.config, OmegaConf.to_yaml(own))
     write_atomically(folder.path / "topology.mmd", render_mermaid(plan) + "\n")
     module = next((parts.configs[plan.worker(root).role]["model"]["module"] for root in plan.roots), None)
     if module is not None:

@@ -1,5 +1,6 @@
 """Each worker's part of the plan: what it needs to know to do its job, and nothing of the others' data."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -28,6 +29,9 @@ class Parts:
         self._plan = plan
         self._folder = folder
         self._token = token
+        self.resumed: set[str] = set()
+        """Workers that took part in this job before and go on from what they have stored."""
+        self._run = hashlib.sha256(str(folder.path).encode()).hexdigest()[:12]
         self.configs = {role: role_config(cfg, role) for role in plan.code}
 
     def __call__(self, name: str) -> Mapping[str, Any]:
@@ -40,6 +44,7 @@ class Parts:
                 tags.setdefault(tag, []).append(channel.name)
         root = name in plan.roots
         return {
+            "job": {"id": plan.job_id, "name": plan.job_name, "run": self._run},
             "worker": {**asdict(worker), "groups": dict(worker.groups)},
             "channels": [self._channel(worker, channel) for channel in channels],
             "tags": tags,
@@ -47,6 +52,8 @@ class Parts:
             "config": self.configs[worker.role],
             "evaluation": asdict(plan.evaluation) if root and plan.evaluation else None,
             "folder": str(self._folder.models(name if len(plan.roots) > 1 else None)) if root else None,
+            "state_folder": str(self._folder.state(name)),
+            "resume": name in self.resumed,
             "token": self._token,
         }
 

@@ -1,10 +1,11 @@
 """The workers of a job as the supervisor knows them, and the records that their changes make."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from flame_run.run.events import Action, RecordTask
-from flame_run.run.records import TaskRecord
+from flame_run.control.events import MetricsReported
+from flame_run.run.events import Action, RecordMetrics, RecordTask, Warn
+from flame_run.run.records import MetricRecord, TaskRecord
 from flame_run.run.task import Task
 from flame_run.topology.plan import Plan
 
@@ -14,13 +15,18 @@ class Roster:
 
     Args:
         plan: the workers.
-        type: `system` or `user`, see `TaskRecord`.
+        users: names of the workers that join by themselves (`user`, see `TaskRecord`); the others are started by the runner.
     """
 
-    def __init__(self, plan: Plan, type: str) -> None:
-        self._tasks = {worker.name: Task(worker, plan.job_id, type) for worker in plan.workers}
+    def __init__(self, plan: Plan, users: Collection[str] = ()) -> None:
+        self._tasks = {
+            worker.name: Task(worker, plan.job_id, "user" if worker.name in users else "system") for worker in plan.workers
+        }
+        self._roots = frozenset(plan.roots)
+        self._false_roots: set[str] = set()
         self._results: dict[str, Mapping[str, Any]] = {}
         self._changed: dict[str, float] = {}
+        self._entered = 0
         self.actions: list[Action] = []
         """What is to be done; the supervisor hands it over."""
 
@@ -32,14 +38,24 @@ class Roster:
         return self._tasks.get(name)
 
     @property
+    def launched(self) -> list[Task]:
+        """The tasks that the launcher starts."""
+        return [task for task in self if task.type == "system"]
+
+    @property
     def entered(self) -> int:
         """The highest round that any worker entered, 0 before the first."""
-        return max((task.round or 0 for task in self), default=0)
+        return self._entered
 
     @property
     def completed(self) -> bool:
         """Whether every worker has completed."""
         return all(task.state == "completed" for task in self)
+
+    @property
+    def final(self) -> bool:
+        """Whether no worker's state can change any more."""
+        return all(task.final for task in self)
 
     @property
     def doubtful(self) -> list[Task]:
@@ -57,8 +73,20 @@ class Roster:
         return {name: self._results[name] for name in self._tasks if name in self._results}
 
     def keep_result(self, task: Task, result: Mapping[str, Any]) -> None:
-        """Keep a root's result; an earlier one is replaced."""
-        self._results[task.name] = result
+        """Keep a root's result; an earlier one is replaced. Nobody else has one."""
+        if task.name in self._roots:
+            self._results[task.name] = result
+        elif task.name not in self._false_roots:
+            self._false_roots.add(task.name)
+            self.warn(f"{task.name} reported a result, though it is no root", task.name)
+
+    def record_metrics(self, event: MetricsReported) -> None:
+        """Record the values of a report, in its order."""
+        records = (
+            MetricRecord(round=event.round, worker=event.worker, name=name, value=value, time=event.time)
+            for name, value in event.values.items()
+        )
+        self.actions.append(RecordMetrics(tuple(records)))
 
     def begin(self, time: float) -> None:
         """Record every task as it is at the beginning."""
@@ -72,7 +100,7 @@ class Roster:
     def starting(self, task: Task, time: float) -> None:
         """Note that a worker has begun to exist."""
         # The launcher and the worker's session may tell of it in any order, and late.
-        if task.state == "ready":
+        if task.state in ("ready", "restarting"):
             self.change(task, "starting", time)
 
     def change(self, task: Task, state: str, time: float, *, round_: int | None = None, error: str | None = None) -> bool:
@@ -81,9 +109,14 @@ class Roster:
             return False
         before = (task.state, task.round)
         task.state, task.round, task.error = state, round_ or task.round, error
+        self._entered = max(self._entered, task.round or 0)
         if before != (task.state, task.round):
             self._record(task, time)
         return True
+
+    def warn(self, text: str, worker: str = "") -> None:
+        """Show `text`; `worker` has a log that tells more."""
+        self.actions.append(Warn(text, worker))
 
     def _record(self, task: Task, time: float) -> None:
         self._changed[task.name] = time

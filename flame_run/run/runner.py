@@ -18,25 +18,36 @@ from omegaconf import DictConfig
 from flame_run.control import events as control
 from flame_run.control.controller import Controller
 from flame_run.control.rendezvous import write_rendezvous
+from flame_run.join.bundle import read_token
+from flame_run.join.invite import Invitations, address_of_sites
+from flame_run.launch.external import started_here
 from flame_run.launch.sizing import WorkerLauncher, make_launcher
 from flame_run.launch.workers import launch_workers
 from flame_run.run import events as ev
 from flame_run.run.checks import is_debug
 from flame_run.run.display import Display, make_display
 from flame_run.run.folder import RunFolder
+from flame_run.run.hands import Hands
 from flame_run.run.parts import Parts
 from flame_run.run.records import JsonLines, TaskRecord
+from flame_run.run.refusals import METRIC as REFUSED
+from flame_run.run.refusals import Refusals
+from flame_run.run.rewind import Resumed
 from flame_run.run.summary import build_summary, failure_text, write_summary
 from flame_run.run.supervisor import Supervisor
+from flame_run.security.config import token_file
+from flame_run.security.job import JobSecurity
 from flame_run.topology.plan import Plan
 from flame_run.track.handle import Tracker, start_tracker
 from flame_run.track.settings import make_settings
+from flame_run.track.state import in_same_store
 
 LAUNCH_END = 10.0
 """Seconds that the launcher has to return once all workers are gone."""
 AT_A_BREAKPOINT = 30 * 86400.0
 """Seconds that `launcher=debug` waits for its workers: a person may be looking at one of them."""
-_NOT_SHOWN = ("updates", "samples")
+_NOT_SHOWN = ("updates", "samples", REFUSED)
+_MEASURES = ("_seconds", "_bytes")
 
 
 class Runner:
@@ -46,12 +57,13 @@ class Runner:
         cfg: the composed configuration, validated.
         plan: the expanded job.
         folder: the run folder, not yet created.
+        resumed: what is done already, of a run that goes on.
 
     Raises:
         InvalidConfig: a launcher that cannot start all workers at once, or an interpolation that leads nowhere.
     """
 
-    def __init__(self, cfg: DictConfig, plan: Plan, folder: RunFolder) -> None:
+    def __init__(self, cfg: DictConfig, plan: Plan, folder: RunFolder, resumed: Resumed | None = None) -> None:
         self._debug = is_debug(cfg)
         if self._debug:
             cfg = cfg.copy()
@@ -60,14 +72,32 @@ class Runner:
         self.plan = plan
         self.folder = folder
         self.names = [worker.name for worker in plan.workers]
+        self._here = started_here(cfg, plan)
+        self._joining = tuple(name for name in self.names if name not in self._here)
         self.parts = Parts(plan, cfg, folder, secrets.token_hex(32))
+        self._resumed = resumed
+        if resumed is not None:
+            self.parts.resumed |= resumed.workers
         self._events: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()
-        self._supervisor = Supervisor(plan, faults=cfg.faults, max_run_time=cfg.job.get("maxRunTime"))
-        self._controller = Controller(plan, part=self.parts, post=self._events.put)
-        self._launcher = make_launcher(cfg.launcher, len(self.names))
+        self._supervisor = Supervisor(plan, faults=cfg.faults, max_run_time=cfg.job.get("maxRunTime"), users=self._joining)
+        self._security = JobSecurity(
+            cfg.security,
+            self._here,
+            folder.security,
+            joining=self._joining,
+            bind=cfg.transport.bind,
+            max_run_time=cfg.job.get("maxRunTime"),
+        )
+        known = token_file(cfg.security)
+        token = None if known is None else read_token(known, "security.token_file")
+        self._controller = Controller(plan, part=self.parts, post=self._events.put, token=token)
+        self._launcher = make_launcher(cfg.launcher, len(self._here))
         if hasattr(self._launcher, "observer"):
             self._launcher.observer = self._observe
+        restarting = cfg.faults.on_worker_loss == "restart"
+        self._hands = Hands(self._launcher, self._controller, self._here, self._events.put, restarting=restarting)
         self._rows: dict[str, TaskRecord] = {}
+        self._refusals = Refusals()
         self._tracker: Tracker | None = None
         self._ending = False
 
@@ -82,6 +112,8 @@ class Runner:
             rounds = (self.cfg.job.get("hyperparameters") or {}).get("rounds")
             self._display = make_display(self.plan.job_name, rounds, live=not self._debug)
             stack.callback(self._display.close)
+            for note in () if self._resumed is None else self._resumed.notes:
+                self._display.message(note)
             finish = self._follow(stack)
             summary = self._summarise(finish)
             self._end_tracking(self._display)
@@ -102,10 +134,13 @@ class Runner:
         for action in self._supervisor.begin(time.monotonic(), time.time()):
             self._do(action)
         self._display.update(list(self._rows.values()))
-        launching.start()
+        if self._here:
+            launching.start()
         self._start_tracking()
         while finish is None:
             event = self._next_event()
+            self._hands.note(event)
+            self._refusals.note(event)
             for action in self._supervisor.handle(event, time.monotonic()):
                 if isinstance(action, ev.Finish):
                     finish = action
@@ -116,7 +151,9 @@ class Runner:
             if isinstance(event, control.ResultReported) and event.result.get("stopped"):
                 self._display.message(f"{event.worker} ended the job early: {event.result['stopped']}")
             self._display.update(list(self._rows.values()), self._supervisor.epochs())
-        launching.join(LAUNCH_END)
+        self._hands.let_go()
+        if self._here:
+            launching.join(LAUNCH_END)
         return finish
 
     def _work(self, stack: ExitStack) -> Callable[[DictConfig], None]:
@@ -130,11 +167,27 @@ class Runner:
         from flame_run.control.server import ControlServer  # noqa: PLC0415 - gRPC is of no use to threads
         from flame_run.run.entry import work_in_process  # noqa: PLC0415
 
-        server = ControlServer(self._controller, host=self.cfg.transport.bind, heartbeat=self.cfg.faults.heartbeat)
+        transport, heartbeat = self.cfg.transport, self.cfg.faults.heartbeat
+        security = self._security.prepare(stack)
+        server = ControlServer(self._controller, host=transport.bind, port=transport.port, heartbeat=heartbeat, security=security)
         address = server.start()
         stack.callback(server.stop)
-        write_rendezvous(self.folder.rendezvous, address, self._controller.token)
+        write_rendezvous(self.folder.rendezvous, address, self._controller.token, self._security.tls)
+        for warning in self._security.warnings:
+            self._display.message(f"warning: {warning}")
+        self._invite(address)
         return work_in_process
+
+    def _invite(self, address: str) -> None:
+        """Tell how the workers join that are not started here, and write what their sites need."""
+        if self._joining:
+            bundles = self.folder.bundles if token_file(self.cfg.security) is None else None
+            seen = address_of_sites(address, self.cfg.transport.advertise)
+            invitations = Invitations(plan=self.plan, parts=self.parts, names=self._joining, address=seen, bundles=bundles)
+            invitations.write(self._controller.token)
+            self._security.hand_over(self.folder.bundles)
+            for line in invitations.text():
+                self._display.message(line)
 
     def _launch(self, work: Callable[[DictConfig], None]) -> None:
         """Call the launcher and post how that ended; runs in a thread of its own."""
@@ -147,7 +200,7 @@ class Runner:
                 overrides=list(overrides.task),
                 hydra_overrides=list(overrides.hydra),
                 sweep_dir=self.folder.workers,
-                names=self.names,
+                names=self._here,
                 rendezvous=self.folder.rendezvous,
                 task_function=work,
             )
@@ -156,12 +209,12 @@ class Runner:
             return
         results = tuple(
             (name, each.status.name == "COMPLETED", "" if each.status.name == "COMPLETED" else str(each._return_value))  # noqa: SLF001 - `return_value` raises
-            for name, each in zip(self.names, returns, strict=True)
+            for name, each in zip(self._here, returns, strict=True)
         )
         self._events.put(ev.LaunchReturned(results=results, time=time.time()))
 
     def _observe(self, index: int, pid: int, what: str) -> None:
-        self._events.put(ev.ProcessEvent(worker=self.names[index], pid=pid, what=what, time=time.time()))
+        self._events.put(ev.ProcessEvent(worker=self._here[index], pid=pid, what=what, time=time.time()))
 
     def _next_event(self) -> ev.Event:
         left = self._supervisor.deadline() - time.monotonic()
@@ -175,6 +228,8 @@ class Runner:
             case ev.RecordTask(record):
                 self._tasks.append(record)
                 self._rows[record.worker] = record
+                if record.state == "restarting" and (record.round is not None or record.worker in self.plan.roots):
+                    self.parts.resumed.add(record.worker)
                 self._wake_tracker()
             case ev.RecordMetrics(records):
                 for each in records:
@@ -185,18 +240,26 @@ class Runner:
             case ev.KillWorkers(workers, reason):
                 self._display.message(f"killing {', '.join(workers)}: {reason}")
                 cast("WorkerLauncher", self._launcher).kill()
-            case ev.Warn(text):
-                self._display.message(f"warning: {text}")
+            case ev.Warn(text, worker):
+                log = self.folder.worker_log(worker)
+                self._display.message(f"warning: {text}" + (f"; its log: {log}" if worker in self._here and log.exists() else ""))
+            case _:
+                self._hands.do(action)
 
     def _summarise(self, finish: ev.Finish) -> dict[str, Any]:
-        summary = build_summary(self._supervisor.outcome(time.monotonic()), self.folder.checkpoints)
-        write_summary(summary, self.folder.summary)
-        if finish.error is not None and finish.culprits:
-            self._display.message(failure_text(finish.error, finish.culprits, self.folder))
+        summary = build_summary(self._supervisor.outcome(time.monotonic()), self.folder.checkpoints, self._resumed)
+        self._security.report()
+        refused = self._controller.refusals
+        write_summary(summary | {"security": self._refusals.content(refused)}, self.folder.summary)
+        if (line := self._refusals.text(refused)) is not None:
+            self._display.message(line)
+        culprits = [name for name in finish.culprits if name in self._here]  # the logs of the others are at their sites
+        if finish.error is not None and culprits:
+            self._display.message(failure_text(finish.error, culprits, self.folder))
         return summary
 
     def _show_metrics(self, event: control.MetricsReported) -> None:
-        values = {name: value for name, value in event.values.items() if name not in _NOT_SHOWN and not name.endswith("_seconds")}
+        values = {name: value for name, value in event.values.items() if name not in _NOT_SHOWN and not name.endswith(_MEASURES)}
         if event.worker in self.plan.roots and values:
             self._display.metrics(event.round, values, event.worker if len(self.plan.roots) > 1 else "")
 
@@ -210,6 +273,8 @@ class Runner:
                 run_name=f"{self.plan.job_name}-{self.folder.path.name}",
                 roots=self.plan.roots,
             )
+            if self._resumed is not None and self._resumed.same_store:
+                settings = in_same_store(settings)
             self._tracker = start_tracker(settings)
 
     def _wake_tracker(self) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from flame_run.config.codecs import codecs_of
+from flame_run.run.faults import of_channel
 from roles.settings import Checkpoint, Quorum, Settings, Share, Stop
 
 
@@ -31,5 +33,18 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
         checkpoint=Checkpoint(
             every=checkpoint["every"], keep=checkpoint["keep"], metric=checkpoint["metric"], mode=checkpoint["mode"]
         ),
-        quorum=Quorum(min_ends=faults["min_ends"], deadline=faults["deadline"], join_timeout=faults["join_timeout"]),
+        quorum=_quorum(faults, faults["min_ends"], faults["deadline"]),
+        codecs=codecs_of(config["transport"].get("codec")),
+        channels={name: _quorum(faults, **of_channel(faults, name)) for name in faults["channels"]},
+    )
+
+
+def _quorum(faults: Mapping[str, Any], min_ends: float | None, deadline: float | None) -> Quorum:
+    return Quorum(
+        min_ends=min_ends,
+        deadline=deadline,
+        join_timeout=faults["join_timeout"],
+        rejoin_timeout=faults["rejoin_timeout"],
+        survivors=faults["on_worker_loss"] == "continue",
+        max_bad_updates=faults["max_bad_updates"],
     )

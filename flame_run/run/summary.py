@@ -14,6 +14,7 @@ from typing import Any
 
 from flame_run.run.folder import RunFolder, write_atomically
 from flame_run.run.records import dumps
+from flame_run.run.rewind import Resumed
 
 Result = Mapping[str, Any]
 
@@ -38,7 +39,7 @@ class Outcome:
     """Root -> its result, in the order of the plan."""
 
 
-def build_summary(outcome: Outcome, models: Path) -> dict[str, Any]:
+def build_summary(outcome: Outcome, models: Path, resumed: Resumed | None = None) -> dict[str, Any]:
     """Return the content of `summary.json`.
 
     With a single root, the values at the top are its own. With several: metrics are means weighted by the roots'
@@ -49,19 +50,21 @@ def build_summary(outcome: Outcome, models: Path) -> dict[str, Any]:
     Args:
         outcome: how the job ended.
         models: the folder of the models.
+        resumed: what was done before, of a run that went on.
     """
+    done, seconds = (0, 0.0) if resumed is None else (resumed.done, resumed.seconds)
     roots = list(outcome.results.values())
     top = dict(roots[0]) if len(roots) == 1 else _combine(roots, str(models))
     return {
         "status": outcome.status,
-        "rounds": top.get("rounds", outcome.rounds),
+        "rounds": top.get("rounds", max(done, outcome.rounds)),
         "metrics": top.get("metrics", {}),
         "best": top.get("best", {}),
         "model": top.get("model"),
         "model_sha256": top.get("model_sha256"),
         "workers": dict(outcome.workers),
         "seconds": {
-            "total": outcome.total_seconds,
+            "total": seconds + outcome.total_seconds,
             "startup": outcome.startup_seconds,
             "training": top.get("training_seconds", outcome.training_seconds),
         },

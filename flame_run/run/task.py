@@ -1,6 +1,7 @@
 """What the supervisor knows of one worker."""
 
 from dataclasses import dataclass
+from math import inf
 
 from flame_run.run.records import TaskRecord
 from flame_run.topology.plan import Worker
@@ -34,6 +35,16 @@ class Task:
     """It ended because of a peer, or was told to, so that its own end explains nothing."""
     epoch: tuple[int, int] | None = None
     """Local epochs done, and of how many, in this round."""
+    restarts: int = 0
+    """How often it was restarted."""
+    lost: bool = False
+    """It is lost and not started again yet."""
+    killed: bool = False
+    kill_at: float = inf
+    """When it is to be killed, or, once it was, to be given up."""
+    restart_at: float = inf
+    back_by: float = inf
+    """When a restarted worker has to be prepared."""
 
     @property
     def name(self) -> str:
@@ -48,6 +59,8 @@ class Task:
     @property
     def over(self) -> bool:
         """Whether nothing of it runs any more, as far as anybody can tell."""
+        if self.type == "user" and not self.session:
+            return True
         return self.ended or (not self.process and self.session in ("closed", "lost"))
 
     @property
@@ -55,7 +68,16 @@ class Task:
         """Where in the job it is, for a message."""
         if self.round is not None:
             return f"in round {self.round}"
+        if self.restarts:
+            return "before it was back"
         return "before round 1" if self.session else "before it registered"
+
+    def begin_again(self) -> None:
+        """Forget what was known of the process and the session that are lost."""
+        self.round = self.pid = self.host = self.doubt = self.epoch = None
+        self.session = self.process = ""
+        self.ready = self.ended = self.blames_peer = self.lost = self.killed = False
+        self.kill_at = self.restart_at = self.back_by = inf
 
     def record(self, time: float) -> TaskRecord:
         """Its line of `tasks.jsonl`."""

@@ -11,12 +11,19 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + rest
 
 
+def times(count: int) -> str:
+    """Say how often."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
 def ending(what: str) -> str:
     """Say how a process ended; `what` as in `ProcessEvent`."""
     if what == "exit 0":
         return "ended without finishing (exit status 0)"
     if what == "killed by SIGKILL":
         return "was killed by SIGKILL (out of memory?)"
+    if what == "gone":
+        return "has ended"
     if what.startswith("exit "):
         return f"ended with exit status {what.removeprefix('exit ')}"
     return f"was {what}" if what.startswith("killed") else what
@@ -27,10 +34,12 @@ def missing(tasks: Sequence[Task]) -> str:
     seen = any(task.process for task in tasks)
     groups: dict[str, list[str]] = {}
     for task in tasks:
-        if task.ready:
+        if task.ready or task.final:
             continue
         if task.session:
             why = "registered but not ready"
+        elif task.type == "user":
+            why = "not joined by its site"
         elif task.process:
             why = "started but not registered"
         else:

@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from flame_run import torchvision_guard
 from flame_run.control.session import Session
 from flame_run.errors import FlameRunError
+from flame_run.run.refusals import METRIC as REFUSED
 from flame_run.run.workplace import Workplace
 from transports.base import Endpoint
 
@@ -39,17 +40,17 @@ def work(cfg: DictConfig, *, workplace: Workplace | None = None) -> None:
         WorkerFailed: the role failed; the controller has been told.
     """
     torchvision_guard.install()
-    _quieten()
+    quieten()
     session = _session(cfg, workplace)
     with _log_of_thread() if workplace is not None else nullcontext():
         try:
             part = session.open(cfg.faults.join_timeout)
-            _perform(part, session, cfg.faults.join_timeout, workplace)
+            perform(part, session, cfg.faults.join_timeout, workplace)
         finally:
             session.close()
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep Lightning from advertising itself, and from a warning about its own use of torch, in every worker."""
     for name in ("lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -81,34 +82,64 @@ def _session(cfg: DictConfig, workplace: Workplace | None) -> Session:
         return LocalSession(workplace.controller, name, gate=workplace.gate)
     from flame_run.control.grpc_session import GrpcSession  # noqa: PLC0415
     from flame_run.control.rendezvous import read_rendezvous  # noqa: PLC0415
+    from flame_run.security.job import security_of  # noqa: PLC0415
 
-    address, token = read_rendezvous(Path(cfg.worker.rendezvous))
-    return GrpcSession(address, token, name)
+    address, token, tls = read_rendezvous(Path(cfg.worker.rendezvous))
+    return GrpcSession(address, token, name, security=None if tls is None else security_of(tls, name))
 
 
-def _perform(part: Mapping[str, Any], session: Session, timeout: float, workplace: Workplace | None) -> None:
+def in_words(error: BaseException) -> str:
+    """What the controller is told of `error`."""
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def perform(
+    part: Mapping[str, Any],
+    session: Session,
+    timeout: float,
+    workplace: Workplace | None,
+    tell: Callable[[BaseException], str] = in_words,
+) -> None:
+    """Do a worker's part of the plan; `tell` says what the controller hears of an error, the log has all of it.
+
+    Raises:
+        WorkerFailed: the role failed; the controller has been told.
+    """
     assembly = None
     try:
         from flame_run.run.assemble import Assembly  # noqa: PLC0415 - imports Lightning; what fails there is reported
 
         assembly = Assembly(part, session, workplace)
         session.on_abort = _Stopper(assembly.endpoint, assembly.aborted, in_process=workplace is None)
+        session.on_gone = _Hearing(assembly.endpoint).gone
+        session.on_addresses = _Hearing(assembly.endpoint).addresses
         session.ready(assembly.endpoint.address)
-        assembly.endpoint.connect(session.wait_start(timeout))
+        session.wait_start(timeout)
         assembly.role().run()
     except BaseException as error:
         if session.aborted is not None:
             session.state("terminated", error=session.aborted)
             log.info("stopped: %s", session.aborted)
             return
-        text = "".join(traceback.format_exception_only(error)).strip()
+        text = tell(error)
         log.exception("the worker failed")
+        if assembly is not None:
+            # Peers are not to take it for a goodbye: this worker may be started anew.
+            assembly.endpoint.abort(text)
         session.state("failed", error=text, secondary=_secondary(error))
         raise WorkerFailed(text) from None
     finally:
         if assembly is not None:
             assembly.endpoint.close()
+            _tell_refused(session, assembly.endpoint)
     session.state("completed")
+
+
+def _tell_refused(session: Session, endpoint: Endpoint) -> None:
+    if session.security is not None:
+        session.security.close()  # what it has not reported so far counts too
+    if endpoint.refused:
+        session.metrics(None, {REFUSED: endpoint.refused})
 
 
 def _secondary(error: BaseException) -> bool:
@@ -116,7 +147,27 @@ def _secondary(error: BaseException) -> bool:
     from roles.errors import RoundFailed  # noqa: PLC0415
     from transports.errors import PeerLost  # noqa: PLC0415
 
-    return isinstance(error, PeerLost | RoundFailed)
+    return isinstance(error, PeerLost) or (isinstance(error, RoundFailed) and error.lost)
+
+
+class _Hearing:
+    """What the endpoint learns of its peers from the controller, in a thread of the session."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def gone(self, worker: str, reason: str) -> None:
+        self._endpoint.forget(worker, reason)
+
+    def addresses(self, addresses: Mapping[str, str]) -> None:
+        from transports.errors import Aborted, AddressError  # noqa: PLC0415
+
+        try:
+            self._endpoint.connect(addresses)
+        except AddressError as error:
+            self._endpoint.abort(str(error))
+        except Aborted:
+            log.info("the addresses of %s come after the end", ", ".join(addresses))
 
 
 class _Stopper:

@@ -12,6 +12,7 @@ from flame_run.topology.expand import Seat, can_expand, expand_role
 from flame_run.topology.graph import Graph, read_graph
 from flame_run.topology.plan import Channel, Plan, Worker
 from flame_run.topology.rules_data import CheckUrl, check_datasets
+from flame_run.topology.rules_dialling import check_dialling, dial_only
 from flame_run.topology.rules_graph import check_associations, check_graph, pairs_are_known
 from flame_run.topology.rules_groups import Members, check_groups
 from flame_run.topology.rules_tags import check_tags
@@ -63,7 +64,8 @@ def plan_or_problems(
     problems += check_datasets(graph, spec, settings, check_url) + code_problems
     seats, seat_problems = _seats(graph, spec, wrong)
     problems += seat_problems
-    problems += check_groups(graph, _members(graph, seats))
+    members = _members(graph, seats)
+    problems += check_groups(graph, members) + check_dialling(graph, settings, members)
     if problems or len(documents) < len(DOCUMENTS):
         return None, _each_once(problems)
     return _plan(graph, settings, codes, seats, spec, documents=documents), []
@@ -116,7 +118,7 @@ def _plan(
     canonical = json.dumps([documents[kind] for kind in DOCUMENTS], sort_keys=True, separators=(",", ":"))
     job_id = job.id or _sha1(canonical)[:JOB_ID_DIGITS]
     workers = _workers(job_id, seats)
-    used = (worker.dataset for worker in workers if worker.dataset is not None)
+    used = (worker.dataset for worker in workers if worker.dataset is not None and not worker.dataset.at_site)
     evaluated = next(used, None) if job.evaluate_dataset is None else spec.by_name[job.evaluate_dataset][1][0]
     return Plan(
         job_id=job_id,
@@ -126,6 +128,7 @@ def _plan(
         workers=workers,
         channels=_channels(graph, _members(graph, seats)),
         evaluation=evaluated,
+        dial_only=dial_only(job, workers),
     )
 
 

@@ -12,7 +12,7 @@ from flame_run.topology.graph import Graph, Role
 from flame_run.topology.spec import Job
 from roles.tags import BUILTIN_TAGS, COORDINATE_WITH, channels_per_tag
 
-TRAINER, AGGREGATOR, COORDINATOR = BUILTIN_TAGS
+TRAINER, AGGREGATOR, COORDINATOR, *_ = BUILTIN_TAGS
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 """As in the JSON Schema of the job, which reports any other."""
 

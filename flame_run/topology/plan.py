@@ -7,6 +7,9 @@ from typing import Any
 
 from roles.tags import AGGREGATE, COORDINATE_WITH, DISTRIBUTE, FETCH
 
+AT_SITE = "site://"
+"""How the URL of a dataset begins whose place only its site knows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
@@ -20,6 +23,11 @@ class Dataset:
     is_public: bool = False
     partition: Mapping[str, Any] | None = None
     """`{strategy, index, of, ...}` of the cut of the source, None for all of it."""
+
+    @property
+    def at_site(self) -> bool:
+        """Whether only the site of its worker knows where the data lie (`launcher=external`)."""
+        return self.url.startswith(AT_SITE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +83,9 @@ class Plan:
     workers: tuple[Worker, ...]
     channels: tuple[Channel, ...]
     evaluation: Dataset | None = None
-    """Whose test split the roots evaluate on: `job.evaluate.dataset`, else the first dataset of the plan."""
+    """Whose test split the roots evaluate on: `job.evaluate.dataset`, else the first dataset of the plan that this machine has."""
+    dial_only: frozenset[str] = frozenset()
+    """Names of the workers that nobody can dial (`job.roles.ROLE.dialOnly`)."""
 
     @cached_property
     def _workers(self) -> Mapping[str, Worker]:
@@ -135,15 +145,22 @@ class Plan:
     def dials(self, worker: str, channel: str) -> tuple[str, ...]:
         """List the ends that `worker` connects to on `channel`; the others connect to it.
 
-        On a channel among equals a worker dials those that stand before it in the plan.
+        On a channel among equals a worker dials those that stand before it in the plan. A worker that can only dial
+        out dials in any case.
 
         Raises:
             KeyError: as `ends`.
         """
         ends, edge = self.ends(worker, channel), self.channel(channel)
         if edge.among_equals:
-            return tuple(end for end in ends if self._order[end] < self._order[worker])
-        return () if self.worker(worker).role == self.hosts(channel) else ends
+            usual = {end for end in ends if self._order[end] < self._order[worker]}
+        else:
+            usual = set() if self.worker(worker).role == self.hosts(channel) else set(ends)
+        return tuple(end for end in ends if self._dials(worker, end, usual=end in usual))
+
+    def _dials(self, worker: str, end: str, *, usual: bool) -> bool:
+        mine, its = worker in self.dial_only, end in self.dial_only
+        return usual if mine == its else mine
 
     @cached_property
     def roots(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The dataset spec and the job as frozen values, read as leniently as the graph."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -82,6 +82,8 @@ class Job:
     roles: tuple[str, ...]
     """The keys of `job.roles`."""
     evaluate_dataset: str | None
+    dial_only: Mapping[str, bool | tuple[str, ...]] = field(default_factory=dict)
+    """Role -> whether its workers can only dial out, or the names of those that can only."""
 
 
 def read_dataset_spec(document: Any) -> DatasetSpec:
@@ -111,7 +113,17 @@ def read_job(document: Any) -> Job:
         else {},
         roles=tuple(roles) if isinstance(roles, Mapping) else (),
         evaluate_dataset=dataset if isinstance(dataset, str) else None,
+        dial_only=_dial_only(roles),
     )
+
+
+def _dial_only(roles: Any) -> dict[str, bool | tuple[str, ...]]:
+    found: dict[str, bool | tuple[str, ...]] = {}
+    for role, options in roles.items() if isinstance(roles, Mapping) else ():
+        value = options.get("dialOnly") if isinstance(options, Mapping) else None
+        if isinstance(value, bool) or is_text_list(value):
+            found[str(role)] = value if isinstance(value, bool) else tuple(value)
+    return found
 
 
 def _text(entry: Mapping[str, Any], key: str) -> str:

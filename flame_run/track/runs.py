@@ -32,6 +32,8 @@ class Runs:
         self._experiment_id = store.experiment_id
         self._state = state
         self._folder = state.folder
+        self._stored: dict[str, set[tuple[str, int]]] = {}
+        """Run -> name and step of every value that the store had when it was asked; only where records are replayed."""
 
     def open(self) -> None:
         """Make the parent run and a child per worker of the plan, or find those made before.
@@ -46,7 +48,7 @@ class Runs:
             self._open_children(plan)
             if self._state.reopen:
                 for run_id in (str(self._state.run_id), *self._state.children.values()):
-                    self._client.update_run(run_id, status="RUNNING")
+                    self._reopen(run_id)
                 self._state.reopen = False
                 self._state.save()
 
@@ -115,6 +117,12 @@ class Runs:
                 if value:
                     self._client.set_tag(run_id, name, str(value)[:MAX_TAG])
             self._client.set_terminated(run_id, _STATUS.get(state, "KILLED"), ended)
+
+    def _reopen(self, run_id: str) -> None:
+        """Take a final status back, and what was said about a failure."""
+        self._client.update_run(run_id, status="RUNNING")
+        if "error" in self._client.get_run(run_id).data.tags:
+            self._client.delete_tag(run_id, "error")
 
     def _open_parent(self, plan: Mapping[str, Any]) -> None:
         state = self._state
@@ -194,11 +202,27 @@ class Runs:
                 self._state.refused += 1
                 continue
             worker = str(record["worker"])
-            runs[self._child(worker)].append(metric(metric_name := legal_name(str(record["name"]))))
+            name = legal_name(str(record["name"]))
+            targets = [(self._child(worker), name)]
             if worker in self._state.settings.roots:
                 several = len(self._state.settings.roots) > 1
-                runs[str(self._state.run_id)].append(metric(legal_name(f"{metric_name}/{worker}") if several else metric_name))
+                targets.append((str(self._state.run_id), legal_name(f"{name}/{worker}") if several else name))
+            for run_id, target in targets:
+                if not self._is_stored(run_id, value := metric(target)):
+                    runs[run_id].append(value)
         return runs
+
+    def _is_stored(self, run_id: str, metric: "Metric") -> bool:
+        """Whether a value of this name and step was sent before the job went on; MLflow cannot replace one."""
+        if not self._state.replayed:
+            return False
+        if run_id not in self._stored:
+            with store_errors("read metrics"):
+                names = self._client.get_run(run_id).data.metrics
+                self._stored[run_id] = {
+                    (name, each.step) for name in names for each in self._client.get_metric_history(run_id, name)
+                }
+        return (metric.key, metric.step) in self._stored[run_id]
 
     def _child(self, worker: str) -> str:
         """Return the run of a worker, made now for one that joined beyond the plan."""

@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -34,6 +34,8 @@ class TrackState:
     """Files of the run folder that were logged."""
     models: dict[str, str] = field(default_factory=dict)
     """Name of each logged model -> its MLflow URI."""
+    replayed: bool = False
+    """Whether records are sent that the store may have already, of rounds that a resumed job did again."""
     refused: int = 0
     """Lines of `metrics.jsonl` that are no records of it."""
     reopen: bool = False
@@ -89,7 +91,29 @@ class TrackState:
         state.save()
         return state
 
+    @classmethod
+    def rewind(cls, run_dir: Path) -> bool:
+        """Have all records of a run folder looked at once more, since some will be replaced.
+
+        Returns:
+            False if the folder was never tracked.
+
+        """
+        try:
+            state = cls.load(run_dir)
+        except TrackError:
+            return False
+        state.metrics_offset, state.replayed, state.refused = 0, True, 0
+        state.save()
+        return True
+
     @property
     def unsent(self) -> int:
         """Number of records of `metrics.jsonl` that were not delivered."""
         return count_records(self.folder.metrics, self.metrics_offset)
+
+
+def in_same_store(settings: TrackSettings) -> TrackSettings:
+    """The settings with the store and the experiment in which the run folder was tracked before."""
+    before = TrackState.load(Path(settings.run_dir)).settings
+    return replace(settings, uri=before.uri, artifacts=before.artifacts, experiment=before.experiment, run_name=before.run_name)

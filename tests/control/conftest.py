@@ -10,7 +10,7 @@ import pytest
 from flame_run.control.controller import Controller
 from flame_run.control.limits import ControlLimits
 from flame_run.control.server import ControlServer
-from flame_run.topology.plan import Plan, Worker
+from flame_run.topology.plan import Channel, Plan, Worker
 
 
 def make_plan(count: int = 2) -> Plan:
@@ -24,10 +24,10 @@ def make_plan(count: int = 2) -> Plan:
 class Hall:
     """A controller for `count` workers and the events that it posted."""
 
-    def __init__(self, count: int = 2, limits: ControlLimits | None = None) -> None:
+    def __init__(self, count: int = 2, limits: ControlLimits | None = None, plan: Plan | None = None) -> None:
         self.events: queue.Queue[Any] = queue.Queue()
         self.controller = Controller(
-            make_plan(count), part=lambda name: {"worker": name}, post=self.events.put, limits=limits, clock=lambda: 1000.0
+            plan or make_plan(count), part=lambda name: {"worker": name}, post=self.events.put, limits=limits, clock=lambda: 1000.0
         )
 
     def next(self, kind: type, timeout: float = 10.0) -> Any:
@@ -43,6 +43,19 @@ class Hall:
         while not self.events.empty():
             found.append(self.events.get_nowait())
         return found
+
+
+@pytest.fixture
+def star() -> Hall:
+    """A hall for one aggregator and two trainers on a channel."""
+    workers = tuple(
+        Worker(name=name, task_id=name, role=name[:-2], index=int(name[-1]), groups={"c": "all"}, realm="default")
+        for name in ("top-0", "trainer-0", "trainer-1")
+    )
+    members = {"all": {"top": ("top-0",), "trainer": ("trainer-0", "trainer-1")}}
+    tags = {"trainer": ("fetch",), "top": ("distribute",)}
+    channel = Channel(name="c", backend="auto", pair=("trainer", "top"), func_tags=tags, groups=members)
+    return Hall(plan=Plan(job_id="a" * 24, job_name="job", schema_name="s", code={}, workers=workers, channels=(channel,)))
 
 
 class Noticed:

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from flame_run.control import events
-from flame_run.control.controller import Abort, Order, Start
 from flame_run.control.errors import SessionRefused
 from flame_run.control.limits import ControlLimits
+from flame_run.control.orders import Abort, Gone, Order, Start
 
 
 def enter(hall, worker="trainer-0", token=None, deliver=lambda order: None):
@@ -155,3 +155,91 @@ def test_events_are_plain_values_that_json_can_say(hall):
     seat = enter(place)
     seat.result({"metrics": {"loss": 0.5}})
     assert json.dumps(place.posted()[-1].result) == '{"metrics": {"loss": 0.5}}'
+
+
+def test_a_worker_that_is_given_up_is_told_to_everybody_and_refused_from_then_on(hall):
+    place = hall(3)
+    orders: list[Order] = []
+    enter(place, "trainer-0", deliver=orders.append)
+    given_up: list[Order] = []
+    enter(place, "trainer-1", deliver=given_up.append)
+    place.controller.give_up("trainer-1", "it was killed")
+    place.controller.give_up("trainer-1", "again")
+    assert orders == [Gone("trainer-1", "it was killed")]
+    assert given_up == [Abort("it was killed")]
+    with pytest.raises(SessionRefused, match="was given up: it was killed"):
+        enter(place, "trainer-1")
+    later: list[Order] = []
+    enter(place, "trainer-2", deliver=later.append)
+    assert later == [Gone("trainer-1", "it was killed")]
+
+
+def test_the_others_start_without_a_worker_that_is_given_up_as_the_last_one_they_waited_for(hall):
+    place = hall()
+    orders: list[Order] = []
+    enter(place, "trainer-0", deliver=orders.append).ready("127.0.0.1:5")
+    place.controller.give_up("trainer-1", "it never came")
+    assert orders == [Gone("trainer-1", "it never came"), Start({"trainer-0": "127.0.0.1:5"})]
+    assert isinstance(place.posted()[-1], events.Started)
+
+
+def test_a_seat_that_is_vacated_can_be_taken_anew_without_an_event(hall):
+    place = hall()
+    orders: list[Order] = []
+    seat = enter(place, deliver=orders.append)
+    place.controller.vacate("trainer-0", "it is started anew")
+    assert orders == [Abort("it is started anew")]
+    with pytest.raises(SessionRefused, match="after its session ended"):
+        seat.state("running")
+    enter(place)
+    assert [type(event).__name__ for event in place.posted()] == ["Registered", "Registered"]
+
+
+def test_peers_learn_the_new_address_of_a_worker_that_was_started_anew_and_it_learns_who_is_done(star):
+    place = star
+    orders: dict[str, list[Order]] = {name: [] for name in ("top-0", "trainer-0", "trainer-1")}
+    seats = {name: enter(place, name, deliver=orders[name].append) for name in orders}
+    for number, seat in enumerate(seats.values()):
+        seat.ready(f"127.0.0.1:{number}")
+    seats["trainer-1"].state("completed")
+    place.controller.vacate("top-0", "it is started anew")
+    anew: list[Order] = []
+    enter(place, "top-0", deliver=anew.append).ready("127.0.0.1:9")
+    assert orders["trainer-0"][-1] == orders["trainer-1"][-1] == Start({"top-0": "127.0.0.1:9"})
+    assert anew == [Gone("trainer-1", "it has completed"), Start({"top-0": "127.0.0.1:9", "trainer-0": "127.0.0.1:1"})]
+    seats["trainer-0"].state("completed")
+    assert anew[-1] == Gone("trainer-0", "it has completed")
+
+
+def test_a_session_goes_on_with_its_seat_and_its_reports_count_once(hall):
+    place = hall()
+    first: list[Order] = []
+    second: list[Order] = []
+    deliver, other = first.append, second.append
+    seat = place.controller.register("trainer-0", place.controller.token, pid=1, host="h", deliver=deliver, session="s")
+    assert [seat.expects(number, deliver) for number in (1, 2, 2, 1)] == [True, True, False, False]
+    again = place.controller.register("trainer-0", place.controller.token, pid=1, host="h", deliver=other, session="s", again=True)
+    assert again is seat
+    assert (seat.expects(3, deliver), seat.expects(3, other)) == (False, True)
+    with pytest.raises(SessionRefused, match="report 5 after report 3"):
+        seat.expects(5, other)
+    assert [type(event).__name__ for event in place.posted()] == ["Registered"]
+
+
+def test_a_broken_connection_is_held_until_it_expires_unless_it_came_back(hall):
+    place = hall()
+    token, session = place.controller.token, {"pid": 1, "host": "h", "session": "s"}
+    orders: list[list[Order]] = [[], [], []]
+    deliveries = [each.append for each in orders]
+    seat = place.controller.register("trainer-0", token, deliver=deliveries[0], **session)
+    number = place.controller.detach(seat, deliveries[0])
+    place.controller.register("trainer-0", token, deliver=deliveries[1], again=True, **session)
+    place.controller.expire(seat, number, "it did not come back")
+    assert place.controller.detach(seat, deliveries[0]) == 0
+    second = place.controller.detach(seat, deliveries[1])
+    place.controller.expire(seat, number, "the first break")
+    assert [type(event).__name__ for event in place.posted()] == ["Registered"]
+    place.controller.expire(seat, second, "it did not come back")
+    assert place.posted() == [events.SessionLost(worker="trainer-0", reason="it did not come back", time=1000.0)]
+    with pytest.raises(SessionRefused, match="after its seat was given up"):
+        place.controller.register("trainer-0", token, deliver=deliveries[2], again=True, **session)

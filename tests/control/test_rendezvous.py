@@ -6,13 +6,17 @@ import stat
 import pytest
 
 from flame_run.control.errors import ControlError
-from flame_run.control.rendezvous import read_rendezvous, write_rendezvous
+from flame_run.control.rendezvous import Rendezvous, read_rendezvous, write_rendezvous
 
 
 def test_what_was_written_is_read(tmp_path):
     path = tmp_path / ".rendezvous"
     write_rendezvous(path, "127.0.0.1:5", "secret")
-    assert read_rendezvous(path) == ("127.0.0.1:5", "secret")
+    assert read_rendezvous(path) == Rendezvous("127.0.0.1:5", "secret")
+    tls = {"bundles": "/keys", "ca": None, "crl": "/crl.pem"}
+    path.unlink()
+    write_rendezvous(path, "127.0.0.1:5", "secret", tls)
+    assert read_rendezvous(path) == Rendezvous("127.0.0.1:5", "secret", tls)
     assert [file.name for file in tmp_path.iterdir()] == [".rendezvous"]
 
 

@@ -1,14 +1,27 @@
 """What every session promises, on each implementation."""
 
-from contextlib import ExitStack
+import queue
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from flame_run.control import events
-from flame_run.control.errors import ControlTimeout, SessionAborted, SessionRefused
+from flame_run.control.errors import ControlError, ControlTimeout, SessionAborted, SessionRefused
 from flame_run.control.grpc_session import GrpcSession
 from flame_run.control.local_session import LocalSession
 from flame_run.control.session import Session
+from flame_run.topology.plan import Channel, Plan, Worker
+
+
+def pair_plan() -> Plan:
+    """Two workers that meet on a channel."""
+    workers = tuple(
+        Worker(name=f"{role}-0", task_id=role, role=role, index=0, groups={"c": "all"}, realm="default") for role in ("a", "b")
+    )
+    groups = {"all": {"a": ("a-0",), "b": ("b-0",)}}
+    channel = Channel(name="c", backend="auto", pair=("a", "b"), func_tags={"a": ("distribute",), "b": ("fetch",)}, groups=groups)
+    return Plan(job_id="a" * 24, job_name="job", schema_name="s", code={}, workers=workers, channels=(channel,))
 
 
 @pytest.fixture(params=["local", "grpc"])
@@ -102,6 +115,39 @@ def test_a_callback_set_after_the_abort_is_called_at_once(hall, connect, noticed
         session.wait_start(10)
     session.on_abort = notice
     assert notice.wait() == ["late"]
+
+
+def test_a_worker_that_will_not_come_back_is_told_once_whenever_somebody_listens(hall, connect):
+    place = hall()
+    told: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    session = connect(place)
+    session.open(10)
+    place.controller.give_up("trainer-1", "it was killed")
+    session.on_gone = lambda worker, reason: told.put((worker, reason))
+    assert told.get(timeout=10) == ("trainer-1", "it was killed")
+    session.ready(None)
+    session.wait_start(10)
+    assert told.empty()
+
+
+def test_addresses_are_told_before_the_start_and_again_as_they_change(hall, connect):
+    place = hall(plan=pair_plan())
+    told: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
+    session, other = connect(place, "a-0"), connect(place, "b-0")
+    session.on_addresses = told.put
+    for each, address in ((session, "127.0.0.1:1"), (other, "127.0.0.1:2")):
+        each.open(10)
+        each.ready(address)
+    session.wait_start(10)
+    assert told.get_nowait() == {"a-0": "127.0.0.1:1", "b-0": "127.0.0.1:2"}
+    place.controller.vacate("b-0", "it is started anew")
+    anew = connect(place, "b-0")
+    anew.open(10)
+    anew.ready("127.0.0.1:3")
+    assert told.get(timeout=10) == {"b-0": "127.0.0.1:3"}
+    assert anew.wait_start(10) == {"a-0": "127.0.0.1:1", "b-0": "127.0.0.1:3"}
+    with suppress(ControlError):
+        other.close()
 
 
 def test_an_aborted_worker_can_still_say_how_it_ended(hall, connect):

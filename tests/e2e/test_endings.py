@@ -163,7 +163,7 @@ def test_a_run_folder_is_never_used_twice(flame_run: Any) -> None:
 
 
 def test_invalid_configuration_starts_and_writes_nothing(tmp_path: Path, flame_run: Any) -> None:
-    wrong = ["job.hyperparameters.rounds=0", "dataset.datasets.0.url=htp://x", "faults.on_worker_loss=restart"]
+    wrong = ["job.hyperparameters.rounds=0", "dataset.datasets.0.url=htp://x", "faults.on_worker_loss=hope"]
     run = flame_run("experiment=smoke", *wrong)
     assert run.process.returncode == 2
     assert "Traceback" not in run.stderr

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flame_run.run.records import TaskRecord
-from flame_run.topology.plan import Plan, Worker
+from flame_run.topology.plan import Channel, Plan, Worker
 
 
 @pytest.fixture
@@ -14,10 +14,15 @@ def plan() -> Plan:
     """An aggregator and two trainers."""
     names = (("aggregator", 0), ("trainer", 0), ("trainer", 1))
     workers = tuple(
-        Worker(name=f"{role}-{index}", task_id=f"{position:040x}", role=role, index=index, groups={}, realm="default")
+        Worker(
+            name=f"{role}-{index}", task_id=f"{position:040x}", role=role, index=index, groups={"param": "default"}, realm="default"
+        )
         for position, (role, index) in enumerate(names)
     )
-    return Plan(job_id="a" * 24, job_name="job", schema_name="schema", code={}, workers=workers, channels=())
+    tags = {"trainer": ("fetch", "upload"), "aggregator": ("distribute", "aggregate")}
+    members = {"default": {"aggregator": ("aggregator-0",), "trainer": ("trainer-0", "trainer-1")}}
+    channel = Channel(name="param", backend="auto", pair=("trainer", "aggregator"), func_tags=tags, groups=members)
+    return Plan(job_id="a" * 24, job_name="job", schema_name="schema", code={}, workers=workers, channels=(channel,))
 
 
 @pytest.fixture

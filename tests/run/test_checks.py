@@ -32,7 +32,7 @@ def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"datasets": [],}')
     found = problems(
         f"dataset_file={tmp_path}/broken.json", "job.hyperparameters.rounds=0", "checkpoint.keep=0", "transport.chunk_bytes=0",
-        "transport.backend=inproc", "faults.on_worker_loss=restart", "faults.min_ends=0.5", "job.baseModel={path: nowhere.pt}",
+        "transport.backend=inproc", "faults.on_worker_loss=hope", "faults.min_ends=1.5", "job.baseModel={path: nowhere.pt}",
         "model.module=null", "python_path=[/no/such/folder]",
     )  # fmt: skip
     assert set(found) == {

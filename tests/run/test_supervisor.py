@@ -6,81 +6,7 @@ import pytest
 
 from flame_run.control import events as control
 from flame_run.run import events as run
-from flame_run.run.faults import FaultsConf
-from flame_run.run.supervisor import Graces, Supervisor
-
-GRACES = Graces(judge=1.0, abort=3.0, exit=10.0, kill=5.0)
-NAMES = ("aggregator-0", "trainer-0", "trainer-1")
-
-
-class Job:
-    """A supervisor and everything it answered; `at` is the time now."""
-
-    def __init__(self, plan, **options):
-        self.supervisor = Supervisor(plan, faults=FaultsConf(join_timeout=60.0), graces=GRACES, **options)
-        self.at = 0.0
-        self.actions = self.supervisor.begin(0.0, 1000.0)
-
-    def __call__(self, event, after=0.0):
-        self.at += after
-        actions = self.supervisor.handle(event, self.at)
-        self.actions += actions
-        return actions
-
-    def process(self, worker, what, after=0.0):
-        return self(run.ProcessEvent(worker=worker, pid=NAMES.index(worker) + 10, what=what, time=self.time), after)
-
-    def state(self, worker, state, after=0.0, **values):
-        return self(control.StateChanged(worker=worker, state=state, time=self.time, **values), after)
-
-    def lost(self, worker, reason="the connection broke", after=0.0):
-        return self(control.SessionLost(worker=worker, reason=reason, time=self.time), after)
-
-    def tick(self, after):
-        return self(run.Tick(time=self.time), after)
-
-    def returned(self, *results):
-        return self(run.LaunchReturned(results=results, time=self.time))
-
-    @property
-    def time(self):
-        return 1000.0 + self.at
-
-    @property
-    def finish(self):
-        found = [action for action in self.actions if isinstance(action, run.Finish)]
-        assert len(found) <= 1
-        return found[0] if found else None
-
-    def of(self, kind):
-        return [action for action in self.actions if isinstance(action, kind)]
-
-    def history(self, worker):
-        records = (action.record for action in self.of(run.RecordTask))
-        return [(record.state, record.round) for record in records if record.worker == worker]
-
-    @property
-    def states(self):
-        return {task.worker: task.state for task in self.supervisor.tasks()}
-
-    def join(self, *workers, processes=True):
-        for name in workers or NAMES:
-            if processes:
-                self.process(name, "started")
-            self(control.Registered(worker=name, pid=NAMES.index(name) + 10, host="here", time=self.time))
-            self(control.Ready(worker=name, address=None, time=self.time))
-        return self
-
-    def running(self, round_=1, processes=True):
-        self.join(processes=processes)
-        for name in NAMES:
-            self.state(name, "running", round=round_)
-        return self
-
-    def leave(self, *workers):
-        for name in workers or NAMES:
-            self(control.SessionClosed(worker=name, time=self.time))
-            self.process(name, "exit 0")
+from tests.run.flow import NAMES, Job
 
 
 @pytest.fixture
@@ -303,7 +229,7 @@ def test_workers_that_do_not_come_in_time_are_named_by_how_far_they_came(job):
     run_ = job()
     run_.process("trainer-0", "started")
     run_.process("trainer-1", "started")
-    run_(control.Registered(worker="trainer-1", pid=1, host="here", time=1.0))
+    run_(control.Registered(worker="trainer-1", pid=12, host="here", time=1.0))
     assert run_.supervisor.deadline() == 60.0
     run_.tick(60.0)
     assert run_.of(run.AbortJob)[0].reason == (
@@ -403,7 +329,7 @@ def test_local_epochs_are_known_until_the_next_round(job):
     assert run_.supervisor.epochs() == {}
 
 
-def test_the_outcome_tells_times_rounds_and_the_latest_results_in_the_order_of_the_plan(job):
+def test_the_outcome_tells_times_rounds_and_the_latest_result_of_roots_alone(job):
     run_ = job().join()
     for name in NAMES:
         run_.state(name, "running", round=1, after=1.0)
@@ -415,7 +341,8 @@ def test_the_outcome_tells_times_rounds_and_the_latest_results_in_the_order_of_t
     outcome = run_.supervisor.outcome(20.0)
     assert (outcome.status, outcome.rounds, outcome.error) == ("completed", 1, None)
     assert (outcome.total_seconds, outcome.startup_seconds, outcome.training_seconds) == (20.0, 1.0, 8.0)
-    assert list(outcome.results.items()) == [("aggregator-0", {"rounds": 2}), ("trainer-1", {"rounds": 1})]
+    assert dict(outcome.results) == {"aggregator-0": {"rounds": 2}}
+    assert "trainer-1 reported a result, though it is no root" in [action.text for action in run_.of(run.Warn)]
 
 
 def test_a_failed_job_has_finished_the_rounds_before_the_one_it_failed_in(job):
@@ -434,4 +361,5 @@ def test_events_of_unknown_workers_and_after_the_end_do_nothing(job):
 
 
 def test_workers_that_join_by_themselves_are_of_type_user(job):
-    assert {record.type for record in job(type="user").supervisor.tasks()} == {"user"}
+    types = {record.worker: record.type for record in job(users=["trainer-1"]).supervisor.tasks()}
+    assert types == {"aggregator-0": "system", "trainer-0": "system", "trainer-1": "user"}

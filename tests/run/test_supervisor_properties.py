@@ -9,7 +9,7 @@ from flame_run.control import events as control
 from flame_run.run import events as run
 from flame_run.run.faults import FaultsConf
 from flame_run.run.supervisor import Supervisor
-from flame_run.topology.plan import Plan, Worker
+from flame_run.topology.plan import Channel, Plan, Worker
 
 NAMES = ("a-0", "b-0", "b-1")
 PLAN = Plan(
@@ -17,13 +17,21 @@ PLAN = Plan(
     job_name="job",
     schema_name="schema",
     code={},
-    workers=tuple(Worker(name=name, task_id=name, role=name[0], index=0, groups={}, realm="default") for name in NAMES),
-    channels=(),
+    workers=tuple(Worker(name=name, task_id=name, role=name[0], index=0, groups={"c": "all"}, realm="default") for name in NAMES),
+    channels=(
+        Channel(
+            name="c",
+            backend="auto",
+            pair=("b", "a"),
+            func_tags={"b": ("fetch",), "a": ("distribute",)},
+            groups={"all": {"a": ("a-0",), "b": ("b-0", "b-1")}},
+        ),
+    ),
 )
 worker = st.sampled_from(NAMES)
 time = st.just(0.0)
 EVENTS = st.one_of(
-    st.builds(control.Registered, worker=worker, pid=st.just(1), host=st.just("here"), time=time),
+    st.builds(control.Registered, worker=worker, pid=st.integers(1, 2), host=st.just("here"), time=time),
     st.builds(control.Ready, worker=worker, address=st.none(), time=time),
     st.builds(control.Started, time=time),
     st.builds(
@@ -40,8 +48,8 @@ EVENTS = st.one_of(
     st.builds(
         run.ProcessEvent,
         worker=worker,
-        pid=st.just(1),
-        what=st.sampled_from(["started", "exit 0", "exit 1", "killed by SIGKILL"]),
+        pid=st.integers(1, 2),
+        what=st.sampled_from(["started", "exit 0", "exit 1", "killed by SIGKILL", "gone"]),
         time=time,
     ),
     st.builds(
@@ -54,10 +62,14 @@ EVENTS = st.one_of(
 STEPS = st.lists(st.tuples(EVENTS, st.floats(0, 20)), max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
-@given(STEPS)
-def test_any_sequence_of_events_ends_the_job_exactly_once_within_a_few_ticks(steps):
-    supervisor = Supervisor(PLAN, faults=FaultsConf(join_timeout=50.0), max_run_time=500.0)
+POLICIES = st.sampled_from(["fail", "continue", "restart"])
+
+
+@settings(max_examples=500, deadline=None)
+@given(STEPS, POLICIES, st.sampled_from([(), ("b-1",), NAMES]))
+def test_any_sequence_of_events_ends_the_job_exactly_once_within_a_few_ticks(steps, policy, users):
+    faults = FaultsConf(on_worker_loss=policy, join_timeout=50.0, max_restarts=2)
+    supervisor = Supervisor(PLAN, faults=faults, max_run_time=500.0, users=users)
     now, actions = 0.0, supervisor.begin(0.0, 0.0)
     for event, gap in steps:
         now += gap
@@ -65,14 +77,14 @@ def test_any_sequence_of_events_ends_the_job_exactly_once_within_a_few_ticks(ste
     ticks = 0
     while not supervisor.over:
         ticks += 1
-        assert ticks <= 6
+        assert ticks <= (6 if policy == "fail" else 40)
         assert supervisor.deadline() < float("inf")
         now = max(now, supervisor.deadline())
         actions += supervisor.handle(run.Tick(time=0.0), now)
-    check(supervisor, actions)
+    check(supervisor, actions, policy)
 
 
-def check(supervisor, actions):
+def check(supervisor, actions, policy):
     finish = actions[-1]
     assert isinstance(finish, run.Finish)
     assert sum(isinstance(action, run.Finish) for action in actions) == 1
@@ -89,5 +101,12 @@ def check(supervisor, actions):
         assert [state for state, _ in history if state in ("completed", "failed", "terminated")] == [final[name]]
     assert (finish.error is None) == (finish.status == "completed")
     if finish.status == "completed":
-        assert set(final.values()) == {"completed"}
+        assert final["a-0"] == "completed"
+        assert set(final.values()) <= ({"completed"} if policy == "fail" else {"completed", "failed"})
+    restarts = [action.worker for action in actions if isinstance(action, run.RestartWorker)]
+    assert all(restarts.count(name) <= (2 if policy == "restart" else 0) for name in NAMES)
+    for name in NAMES:
+        states = [state for state, _ in histories[name]]
+        assert states.count("restarting") <= (2 if policy == "restart" else 0)
+        assert "ready" not in states[1:]
     assert finish.exit_status == {"completed": 0, "failed": 1}.get(finish.status, finish.exit_status)

@@ -140,4 +140,5 @@ def test_the_list_of_built_in_functions_is_that_of_the_design():
         "roles.Trainer": {"fetch", "upload", "coordinate"},
         "roles.Aggregator": {"distribute", "aggregate", "fetch", "upload", "coordinate"},
         "roles.Coordinator": {"coordinateWithTopAgg", "coordinateWithMidAgg", "coordinateWithTrainer"},
+        "roles.NullTrainer": {"fetch", "upload", "coordinate"},
     }
