@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long check format proto bench wheel clean
+.PHONY: help install dev demo test test-long fuzz chaos soak check format proto bench bench-quick wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,15 @@ test: dev  ## run all tests (under 10 minutes on 2 cores)
 test-long: dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m long
 
+fuzz: dev  ## feed nonsense to everything that reads the network, for long (FUZZ="--minutes N --target NAME"; default 5 minutes each)
+	$(BIN)/python -m tests.fuzz $(or $(FUZZ),--minutes 5)
+
+chaos: dev  ## kill and freeze every kind of worker everywhere (hours; CHAOS="--number N --topology NAME", see --help)
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
+soak: dev  ## 2,000 rounds with 8 workers: does memory or the number of open files grow? (SOAK="--rounds N --transport NAME")
+	$(BIN)/python -m tests.chaos.soak $(SOAK)
+
 check: dev  ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,8 +56,11 @@ format: dev  ## put the code into shape
 proto: dev  ## generate the protobuf modules again
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. transports/wire.proto flame_run/control/control.proto
 
-bench: dev  ## measure the overhead of a round beside a plain PyTorch loop
-	$(BIN)/python tests/benchmarks/round_overhead.py
+bench: dev  ## measure everything beside what the machine could do (about an hour)
+	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+bench-quick: dev  ## the same once and smaller (minutes): whether it works, not how fast
+	$(BIN)/python -m tests.benchmarks --quick $(BENCH)
 
 wheel: dev  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist
