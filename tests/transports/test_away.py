@@ -263,9 +263,13 @@ def test_an_end_that_said_goodbye_leaves_no_second_time_when_it_is_forgotten(net
     network.endpoints[1].close()
     assert next_left(center).clean
     network.endpoints[0].forget("a", "it has ended")
-    with pytest.raises(PeerLost, match="it has ended"):
+
+    def wait_until_known() -> None:
         while True:  # it came, so nobody waits for it; that it is forgotten is known a moment later
             center.wait_joined(timeout=SOON)
+
+    with pytest.raises(PeerLost, match="it has ended"):
+        wait_until_known()
     nothing_more(center)
 
 
