@@ -250,8 +250,9 @@ class Runner:
         summary = build_summary(self._supervisor.outcome(time.monotonic()), self.folder.checkpoints, self._resumed)
         self._security.report()
         refused = self._controller.refusals
-        write_summary(summary | {"security": self._refusals.content(refused)}, self.folder.summary)
-        if (line := self._refusals.text(refused)) is not None:
+        line = self._refusals.text(refused)
+        write_summary(summary | ({} if line is None else {"security": self._refusals.content(refused)}), self.folder.summary)
+        if line is not None:
             self._display.message(line)
         culprits = [name for name in finish.culprits if name in self._here]  # the logs of the others are at their sites
         if finish.error is not None and culprits:

@@ -142,7 +142,8 @@ def test_a_run_whose_every_process_was_killed_goes_on_to_the_same_bits(
     fault = chaos.fault(place[0], place[1], "everybody", tmp_path / "fault", round=place[2])
     killed(command(*SMOKE, "hydra.run.dir=here", faults=(fault,)))
     assert not (tmp_path / "here" / "summary.json").exists()
-    assert not list(processes(tmp_path))
+    _, lasting = psutil.wait_procs(list(processes(tmp_path)), timeout=30)
+    assert not lasting
     again = command("resume", "here")
     assert again.process.returncode == 0, again.text + again.stderr
     assert again.folder == tmp_path / "here"

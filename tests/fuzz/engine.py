@@ -6,7 +6,6 @@ libFuzzer itself where the package `atheris` is installed.
 
 import atexit
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -109,13 +108,20 @@ def scratch() -> Path:
     return folder
 
 
+def forget_peak() -> None:
+    """Let `peak` begin at what this process has now: whatever ran in it before may have had more."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak() -> int:
-    """The most memory that this process ever had, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that this process had since `forget_peak`, bytes."""
+    (line,) = [line for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def problem_of(target: Target, data: bytes, lines: Lines | None = None) -> str | None:
     """Run one input; what it broke, or None."""
+    forget_peak()
     before, traced = peak(), sys.gettrace()
     if lines is not None:
         sys.settrace(lines)
