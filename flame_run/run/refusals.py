@@ -23,7 +23,7 @@ class Refusals:
             self._workers[event.worker] += int(value)
 
     def content(self, controller: Mapping[str, int]) -> dict[str, Any]:
-        """`security` of `summary.json`, where anything was refused: refusals of the controller by kind, and of the workers that had any."""
+        """`security` of `summary.json`: refusals of the controller by kind, and of the workers that had any."""
         return {"refused": {"controller": dict(sorted(controller.items())), "workers": dict(sorted(self._workers.items()))}}
 
     def text(self, controller: Mapping[str, int]) -> str | None:
