@@ -10,20 +10,36 @@ from roles.tags import function
 
 if TYPE_CHECKING:
     from roles.aggregator import Aggregator
+    from roles.algorithms.fedavg import FedAvg
     from roles.context import Context
     from roles.coordinator import Coordinator
     from roles.null import NullTrainer
+    from roles.part import Client, Gathered
     from roles.role import Role
-    from roles.strategy import FedAvg, Strategy
+    from roles.strategy import Strategy
     from roles.trainer import Trainer
 
-__all__ = ["Aggregator", "Context", "Coordinator", "FedAvg", "NullTrainer", "Role", "Strategy", "Trainer", "function"]
+__all__ = [
+    "Aggregator",
+    "Client",
+    "Context",
+    "Coordinator",
+    "FedAvg",
+    "Gathered",
+    "NullTrainer",
+    "Role",
+    "Strategy",
+    "Trainer",
+    "function",
+]
 
 _HOMES = {
     "Aggregator": "roles.aggregator",
+    "Client": "roles.part",
     "Context": "roles.context",
     "Coordinator": "roles.coordinator",
-    "FedAvg": "roles.strategy",
+    "FedAvg": "roles.algorithms.fedavg",
+    "Gathered": "roles.part",
     "NullTrainer": "roles.null",
     "Role": "roles.role",
     "Strategy": "roles.strategy",

@@ -1,13 +1,13 @@
 """The weighted mean of states, accumulated in bounded memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from transports.message import Message, Specs, TensorSpec
+from transports.message import Message, Scalar, Specs, TensorSpec
 
 WEIGHTS = "weights"
 """Name of the tensor group that holds what is averaged."""
@@ -64,67 +64,140 @@ class WeightedSum:
     take the largest value seen: exact, and the same in any order and through any number of levels.
     """
 
-    def __init__(self, specs: Mapping[str, TensorSpec], allocate: Callable[[str, int, Specs], Message] = Message.allocate) -> None:
-        """`allocate` makes the message that the sum lies in, of a kind, a round and types."""
+    def __init__(
+        self,
+        specs: Mapping[str, TensorSpec],
+        allocate: Callable[[str, int, Specs], Message] = Message.allocate,
+        *,
+        more: Specs | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
+        """The sum of nothing.
+
+        Args:
+            specs: types of the weights; empty: updates hold none.
+            allocate: makes the message that the sum lies in, of a kind, a round and types.
+            more: types of further groups, summed in the same way.
+            names: scalars of updates that are added up as they are.
+        """
         self.specs = dict(specs)
-        self.sum_specs = {name: TensorSpec(accumulator_dtype(spec.dtype), spec.shape) for name, spec in specs.items()}
+        self.more = {group: dict(entries) for group, entries in (more or {}).items()}
         self.total = 0.0
         self.samples = 0
         self.count = 0
-        self.memory = allocate("update", 0, {WEIGHTS: self.sum_specs})
+        self.updates = 0
+        """Updates of data consumers that are in it, through any number of levels."""
+        self.sums = dict.fromkeys(names, 0.0)
+        self._partial: dict[str, float] = {}
+        """Entry of the weights -> sum(n_i) of the updates that hold it, once there was one without it."""
+        self.sums_specs: Specs = {group: _sum_specs(entries) for group, entries in self.groups.items()}
+        """The types of the accumulator, and of a sum that was made elsewhere."""
+        self.memory = allocate("update", 0, self.sums_specs)
         """The message that the sum lies in."""
 
-    def add(self, state: Mapping[str, "Tensor | Addend"], weight: float, samples: int, *, merged: bool) -> None:
+    @property
+    def groups(self) -> dict[str, Mapping[str, TensorSpec]]:
+        """The types of what is summed: the weights, if there are any, and the further groups."""
+        return {**({WEIGHTS: self.specs} if self.specs else {}), **self.more}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The scalars that are added up."""
+        return tuple(self.sums)
+
+    @property
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """Group -> name -> the accumulator; the message that it lies in may hold more."""
+        return {group: self.memory.groups[group] for group in self.groups}
+
+    def add(
+        self, groups: Mapping[str, Mapping[str, "Tensor | Addend"]], scalars: Mapping[str, Scalar], *, factor: float = 1.0
+    ) -> None:
         """Add one update in place.
 
         Args:
-            state: the tensors of a worker (dtypes of `specs`), or, if `merged`, a sum made elsewhere (dtypes of `sum_specs`);
-                floating-point ones in another form where they came so.
-            weight: n_i, or sum(n_i) of a merged one. Greater than zero.
-            samples: training samples behind it, for the record.
-            merged: whether `state` is already multiplied by its weights.
+            groups: the tensors of a worker (dtypes of `groups`), or, if its scalars say `merged`, a sum made elsewhere (dtypes of
+                the accumulator); floating-point ones in another form where they came so.
+            scalars: of the update: `weight`, n_i above 0, or sum(n_i) of a merged one; `samples`; `merged`: whether the tensors
+                are multiplied by their weights already; `updates` of a merged one; and those that are added up.
+            factor: what the update counts for besides its weight.
         """
-        factor = 1.0 if merged else float(weight)
-        for name, total in self.memory.groups[WEIGHTS].items():
-            value = state[name]
-            if isinstance(value, Tensor):
-                accumulate(total, value, factor, first=self.count == 0)
-            elif self.count == 0:
-                value.write(total)
-                total.mul_(factor)
-            else:
-                value.add(total, factor)
-        self.count_in(weight, samples)
+        own = factor * (1.0 if scalars.get("merged") else float(scalars["weight"]))
+        for group, values in groups.items():
+            totals = self.memory.groups[group]
+            for name, value in values.items():
+                total, first = totals[name], self.first(group, name)
+                if isinstance(value, Tensor):
+                    accumulate(total, value, own, first=first)
+                elif first:
+                    value.write(total)
+                    total.mul_(own)
+                else:
+                    value.add(total, own)
+        self.count_in(scalars, groups.get(WEIGHTS, {}), factor=factor)
 
-    def count_in(self, weight: float, samples: int) -> None:
-        """Note that one more update is in the sum."""
+    def first(self, group: str, name: str) -> bool:
+        """Whether no update in the sum holds the entry."""
+        return self.count == 0 or (group == WEIGHTS and self._weight(name) == 0.0)
+
+    def _weight(self, name: str) -> float:
+        """sum(n_i) of the updates that hold the entry of the weights."""
+        return self._partial.get(name, self.total)
+
+    def count_in(self, scalars: Mapping[str, Scalar], entries: Collection[str], *, factor: float = 1.0) -> None:
+        """Note that one more update, of these scalars and with these entries of the weights, is in the sum."""
+        weight = factor * float(scalars["weight"])
+        if len(entries) < len(self.specs) or self._partial:
+            self._partial = {name: self._weight(name) + weight * (name in entries) for name in self.specs}
         self.total += weight
-        self.samples += samples
+        self.samples += int(scalars["samples"])
         self.count += 1
+        self.updates += int(scalars.get("updates", 1))
+        for name in self.sums:
+            self.sums[name] += float(scalars[name])
 
     def clear(self) -> None:
         """Begin anew: the next update is the first one."""
-        self.total, self.samples, self.count = 0.0, 0, 0
+        self.total, self.samples, self.count, self.updates = 0.0, 0, 0, 0
+        self.sums, self._partial = dict.fromkeys(self.sums, 0.0), {}
 
     def shift(self, name: str, reference: Tensor) -> None:
-        """Make sum(n_i * (d_i + reference)) of the entry `name`, which is sum(n_i * d_i)."""
-        self.memory.groups[WEIGHTS][name].add_(reference, alpha=self.total)
+        """Make sum(n_i * (d_i + reference)) of the weights' entry `name`, which is sum(n_i * d_i)."""
+        self.memory.groups[WEIGHTS][name].add_(reference, alpha=self._weight(name))
 
-    def mean(self) -> dict[str, Tensor]:
-        """sum(n_i * w_i) / sum(n_i) in the accumulator's dtypes. Uses up the accumulator: call it once.
+    def means(self) -> dict[str, dict[str, Tensor]]:
+        """Group -> sum(n_i * x_i) / sum(n_i) in the accumulator's dtypes, without entries that no update holds.
+
+        Uses up the accumulator: call it once.
 
         Raises:
             ZeroDivisionError: nothing was added.
         """
         if self.count == 0:
             raise ZeroDivisionError("the mean of no updates")
-        state = dict(self.memory.groups[WEIGHTS])
-        for value in state.values():
-            if averaged(value.dtype):
-                value.div_(self.total)
-        return state
+        found = {
+            group: {name: value for name, value in totals.items() if not self.first(group, name)}
+            for group, totals in self.tensors.items()
+        }
+        for group, totals in found.items():
+            for name, value in totals.items():
+                if averaged(value.dtype):
+                    value.div_(self._weight(name) if group == WEIGHTS else self.total)
+        return found
+
+    def mean(self) -> dict[str, Tensor]:
+        """The mean of the weights, as `means`."""
+        return self.means()[WEIGHTS]
+
+    def scalars(self, *, merged: bool) -> dict[str, Scalar]:
+        """What an update says that is made of this sum, as it is (`merged`) or as its mean."""
+        counted = {"weight": self.total, "samples": self.samples, "updates": self.updates}
+        return {**counted, **self.sums, "merged": merged}
 
     def message(self, round: int) -> Message:
         """The sum as an update for the next level up; shares the accumulator's memory."""
-        scalars = {"weight": self.total, "samples": self.samples, "merged": True}
-        return self.memory.relabel(round=round, scalars=scalars)
+        return self.memory.relabel(round=round, scalars=self.scalars(merged=True))
+
+
+def _sum_specs(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    return {name: TensorSpec(accumulator_dtype(spec.dtype), spec.shape) for name, spec in specs.items()}

@@ -51,7 +51,15 @@ class Collect:
     """Follows the ends of one round from "asked" to "folded" or "missing"."""
 
     def __init__(
-        self, ends: Sequence[str], *, needed: int | None, deadline: float | None = None, rejoin_timeout: float = 60.0
+        self,
+        ends: Sequence[str],
+        *,
+        needed: int | None,
+        deadline: float | None = None,
+        rejoin_timeout: float = 60.0,
+        limit: float | None = None,
+        eager: bool = False,
+        virtual: bool = False,
     ) -> None:
         """What is known of `ends`, in the order of the plan, at the start: they are there and will deliver.
 
@@ -60,6 +68,10 @@ class Collect:
             needed: how many updates close the round; None: of all that are not lost, at least one.
             deadline: seconds from the moment the quorum is there; None: as long as it takes.
             rejoin_timeout: seconds for which an end that is away keeps its place.
+            limit: the time at which the round closes, if the quorum is there by then, else with the quorum; None: no such time.
+            eager: fold updates in the order of their arrival.
+            virtual: whether arrivals, `deadline` and `limit` are of a virtual clock: nothing is decided before everybody has
+                offered, then as if it had happened in the order of those times.
         """
         self.deadline = deadline
         self.rejoin_timeout = rejoin_timeout
@@ -72,6 +84,12 @@ class Collect:
         self._offered: set[str] = set()
         self._away: dict[str, Away] = {}
         self._quorum_at: float | None = None
+        self.dropped = False
+        """Whether somebody was too late."""
+        self._at: dict[str, float] = {}
+        self._limit = limit
+        self._eager = eager
+        self._virtual = virtual
 
     @property
     def needed(self) -> int:
@@ -92,8 +110,9 @@ class Collect:
     def offered(self, end: str, now: float) -> None:
         """`end` has an update ready that passed the checks so far."""
         self._offered.add(end)
+        self._at[end] = now
         self._away.pop(end, None)
-        if self._quorum_at is None and self._has_quorum():
+        if not self._virtual and self._quorum_at is None and self._has_quorum():
             self._quorum_at = now
 
     def away(self, end: str, reason: str, since: float) -> None:
@@ -119,6 +138,7 @@ class Collect:
     def late(self, end: str) -> None:
         """`end` did not deliver before the deadline."""
         self.lost(end, f"no update within {self.deadline or 0:g} s of the quorum", "late")
+        self.dropped = True
 
     def done(self, end: str) -> None:
         """The update of `end` has been added."""
@@ -134,19 +154,25 @@ class Collect:
 
     def next(self, now: float) -> Step:
         """What to do now."""
-        self._drop_late(now)
+        if self._virtual:
+            self._drop_late_of_all()
+        else:
+            self._drop_late(now)
         self._drop_away(now)
         able = len(self.folded) + len(self._pending)
         if able < self.needed:
             return self._short(able)
         if not self._pending:
             return Close(dict(self.missing))
-        if self._pending[0] in self._offered:
-            return Fold(self._pending[0])
+        following = self.upcoming(1)
+        if following and not (self._virtual and self._unheard()):
+            return Fold(following[0])
         return Wait(self._until(), tuple(end for end in self._pending if end not in self._offered))
 
     def upcoming(self, count: int) -> list[str]:
         """The next `count` ends in order as far as they are ready without a gap: worth starting their transfer."""
+        if self._eager:
+            return sorted(self._offered, key=self._arrival)[:count]
         ready: list[str] = []
         for end in self._pending[:count]:
             if end not in self._offered:
@@ -154,10 +180,16 @@ class Collect:
             ready.append(end)
         return ready
 
+    def _arrival(self, end: str) -> tuple[float, int]:
+        return self._at[end], self._order[end]
+
     @property
     def closes_at(self) -> float | None:
         """When the deadline of the round is; None while there is none."""
-        return None if self.deadline is None or self._quorum_at is None else self._quorum_at + self.deadline
+        if self._quorum_at is None:
+            return None
+        limits = [] if self.deadline is None else [self._quorum_at + self.deadline]
+        return min([*limits, *([] if self._limit is None else [max(self._limit, self._quorum_at)])], default=None)
 
     def _has_quorum(self) -> bool:
         return len(self.folded) + len(self._offered) >= self.needed
@@ -170,6 +202,21 @@ class Collect:
     def _drop_late(self, now: float) -> None:
         if self.closes_at is not None and now >= self.closes_at:
             for end in [end for end in self._pending if end not in self._offered]:
+                self.late(end)
+
+    def _unheard(self) -> bool:
+        """Whether somebody may offer yet."""
+        return any(end not in self._offered and end not in self._away for end in self._pending)
+
+    def _drop_late_of_all(self) -> None:
+        """Once everybody has offered: those who did so after the round was to close."""
+        order = sorted(self._offered, key=self._arrival)
+        if self.folded or self._unheard() or len(order) < self.needed:
+            return
+        self._quorum_at = self._at[order[self.needed - 1]]
+        closes_at = self.closes_at
+        for end in order[self.needed :]:
+            if closes_at is not None and self._at[end] > closes_at:
                 self.late(end)
 
     def _drop_away(self, now: float) -> None:
@@ -188,4 +235,4 @@ class Collect:
 
     def _until(self) -> float | None:
         limits = [away.since + self.rejoin_timeout for away in self._away.values()]
-        return min([*limits, *([] if self.closes_at is None else [self.closes_at])], default=None)
+        return min([*limits, *([] if self.closes_at is None or self._virtual else [self.closes_at])], default=None)

@@ -11,6 +11,12 @@ from typing import Any, Protocol
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from roles.part import Part
+from roles.privacy.privacy import Open, Privacy
+from roles.samplers import sampler
+from roles.samplers.sampler import Sampler
+from roles.selectors import selector
+from roles.selectors.selector import Selector
 from roles.settings import Settings
 from roles.strategy import Strategy
 from transports.base import ChannelSpec, Endpoint
@@ -43,6 +49,8 @@ class Peer:
     role: str
     groups: Mapping[str, str]
     """Channel name -> label, of all its channels."""
+    consumer: bool = False
+    """Whether it has data of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +70,11 @@ class Context:
     settings: Settings
     strategy: Strategy
     reporter: Reporter
+    selector: Selector = field(default_factory=selector.All)
+    sampler: Sampler = field(default_factory=sampler.All)
+    privacy: Privacy = field(default_factory=Open)
+    population: int = 1
+    """How many data consumers an aggregator has below it, directly or not."""
     folder: Path | None = None
     """Where a root stores models and checkpoints; None stores nothing."""
     state_folder: Path | None = None
@@ -79,3 +92,8 @@ class Context:
     """Whether a root may evaluate in a thread beside the next round; not where all workers share one process."""
     aborted: threading.Event = field(default_factory=threading.Event)
     """Set when the job is over for this worker whatever it does."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What makes the job more than plain averaging, the strategy first."""
+        return (self.strategy, self.selector, self.sampler, self.privacy)

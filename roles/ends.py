@@ -1,15 +1,18 @@
 """What an aggregator knows of its ends from round to round: who is there, who owes an answer, who is excluded."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from roles.kinds import TICKET, ticket_of
+from roles.kinds import TICKET, UPDATE, VIRTUAL_TIME, ticket_of
 from roles.presence import Presence
 from roles.settings import Quorum
-from transports.base import Channel, Left
+from transports.base import Channel, Event, Joined, Left, Offer
 from transports.message import Header, Message
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +21,14 @@ class Asked:
 
     round: int
     ticket: str | None
+    at: float = field(compare=False)
+    """When, by the clock that the job runs by, in seconds."""
 
     @classmethod
     def by(cls, model: Message) -> "Asked":
-        """What somebody owes who was sent `model`."""
-        return cls(model.round, ticket_of(model.scalars))
+        """What somebody owes who is sent `model` now."""
+        at = model.scalars.get(VIRTUAL_TIME)
+        return cls(model.round, ticket_of(model.scalars), float(at) if isinstance(at, int | float) else time.monotonic())
 
 
 class Ends:
@@ -98,3 +104,22 @@ class Ends:
         rejected = self.rejected.total()
         self.rejected.clear()
         return {"rejected_updates": rejected} if rejected else {}
+
+    def turn_away(self, offer: Offer, end: str, reason: str) -> None:
+        """Refuse an update, count it and say so."""
+        offer.refuse(reason)
+        self.rejected[end] += 1
+        log.warning("the update of %s of round %d was refused: %s", end, offer.header.round, reason)
+
+    def note_between(self, event: Event) -> None:
+        """Take one event into account while no round is open: whoever answers now is too late."""
+        if isinstance(event, Joined):
+            self.joined(event.end)
+        elif isinstance(event, Left):
+            self.left(event)
+        else:
+            self.answers(event.end, event.offer.header)
+            if event.offer.header.kind == UPDATE:
+                self.turn_away(event.offer, event.end, self.excluded.get(event.end, f"round {event.offer.header.round} is over"))
+            else:
+                event.offer.accept()

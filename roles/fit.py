@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Mapping, Sized
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -16,8 +17,10 @@ from roles import state as states
 from roles.context import Context
 from roles.errors import BadModel
 from roles.keep import Stateful
+from roles.part import Local, Update
 from roles.settings import Share
 from transports.errors import Aborted
+from transports.message import Message
 
 QUIET: Mapping[str, Any] = {
     "accelerator": "cpu",
@@ -107,7 +110,9 @@ class LocalTraining:
         settings = context.settings
         options = {**QUIET, "max_epochs": settings.epochs, **context.build_trainer_options()}
         own = options.pop("callbacks", None) or []
-        callbacks = [*([own] if isinstance(own, Callback) else own), *context.strategy.callbacks()]
+        self.clients = [client for part in context.parts if (client := part.client()) is not None]
+        """The client halves of strategy, selector, sampler and privacy, in this order."""
+        callbacks = [*([own] if isinstance(own, Callback) else own), *self.clients]
         if settings.optimizer == "keep":
             callbacks.append(_KeepOptimizer())
         self._callbacks = callbacks
@@ -115,6 +120,17 @@ class LocalTraining:
         self._fresh = copy.deepcopy(self._trainer.fit_loop.state_dict())
         seeds.apply(seeds.derive(settings.seed, context.name, 0))
         self.samples = _samples(data)
+        self.local = Local(
+            worker=context.name,
+            module=module,
+            data=data,
+            parameters=states.shared_parameters(module, settings.share),
+            samples=self.samples,
+            seed=settings.seed,
+            epochs=settings.epochs,
+        )
+        for client in self.clients:
+            client.begin(self.local)
 
     def remembered(self) -> dict[str, Stateful]:
         """Name -> what goes from one round into the next: callbacks and data with a state, entries that are not exchanged."""
@@ -139,9 +155,30 @@ class LocalTraining:
         loop = self._trainer.fit_loop
         loop.load_state_dict(copy.deepcopy(self._fresh))
         loop.restarting = False
-        self._trainer.fit(self.module, datamodule=self.data)
+        self._trainer.fit(self.module, datamodule=self._data(round))
         values = {name: float(value) for name, value in self._trainer.callback_metrics.items()}
         return {**values, "fit_seconds": time.monotonic() - began}
+
+    def _data(self, round: int) -> LightningDataModule:
+        local = self.local
+        for client in self.clients:
+            local = replace(local, data=client.loader_data(local, round))
+        return local.data
+
+    def receive(self, model: Message) -> None:
+        """Show the client halves a model that has come and is loaded."""
+        for client in self.clients:
+            client.receive(self.local, model)
+
+    def answer(self, model: Message) -> dict[str, float]:
+        """What the client halves answer to a survey."""
+        seeds.apply(seeds.derive(self.context.settings.seed, self.context.name, model.round, "survey"))
+        return {name: value for client in self.clients for name, value in client.answer(self.local, model).items()}
+
+    def finish(self, update: Update) -> None:
+        """Let the client halves complete the update of a model that is trained."""
+        for client in self.clients:
+            client.finish(self.local, update)
 
 
 class Evaluation:

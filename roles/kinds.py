@@ -35,6 +35,18 @@ END: Final = "end"
 TICKET: Final = "ticket"
 """The scalar that ties an answer to the model that it answers."""
 
+PHASE: Final = "phase"
+"""The scalar of a model that says what it is for: `TRAIN` where it is missing."""
+
+TRAIN: Final = "train"
+"""The model is to be trained."""
+
+SURVEY: Final = "survey"
+"""The ends are asked something about the model; nobody trains."""
+
+VIRTUAL_TIME: Final = "virtual_time"
+"""Where a virtual clock runs: seconds at which the model was sent, or at which the update came, by that clock."""
+
 
 def ticket_of(scalars: Mapping[str, Scalar]) -> str | None:
     """The ticket that a message carries, None without one."""

@@ -27,6 +27,10 @@ class NullTrainer(Trainer):
         """There is no module to load it into."""
 
     @override
+    def receive(self, task: Task) -> None:
+        """There is nobody to show it to."""
+
+    @override
     def train(self, task: Task) -> Message:
         """A copy of the model's weights, in memory from which it can be sent at once."""
         weights = task.model.groups[WEIGHTS]

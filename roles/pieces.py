@@ -21,13 +21,16 @@ class Adding:
     """
 
     def __init__(self, total: WeightedSum, header: Header) -> None:
-        scalars = header.scalars
         self._total = total
-        self._weight, self._samples = float(scalars["weight"]), int(scalars["samples"])
-        self._factor = 1.0 if scalars.get("merged") else self._weight
-        self._first = total.count == 0
-        self._places = [(start, start + spec.nbytes, name, spec.dtype) for _, name, spec, start in placed(header.specs)]
-        self._flat: Mapping[str, Tensor] = {name: value.reshape(-1) for name, value in total.memory.groups[WEIGHTS].items()}
+        self._scalars = header.scalars
+        self._entries = header.specs.get(WEIGHTS, {})
+        self._factor = 1.0 if header.scalars.get("merged") else float(header.scalars["weight"])
+        self._places = [
+            (start, start + spec.nbytes, (group, name), spec.dtype) for group, name, spec, start in placed(header.specs)
+        ]
+        self._flat: Mapping[tuple[str, str], Tensor] = {
+            (group, name): value.reshape(-1) for group, totals in total.tensors.items() for name, value in totals.items()
+        }
         self._at = 0
         self.begun = False
         """Whether anything of the update is in the sum."""
@@ -40,11 +43,12 @@ class Adding:
             low, high = max(start, offset), min(end, stop)
             if low < high:
                 value = piece[low - offset : high - offset].view(dtype)
-                reason = check_values({name: value})
+                reason = check_values({name[1]: value})
                 if reason is not None:
                     return reason
                 size = dtype.itemsize
-                accumulate(self._flat[name][(low - start) // size : (high - start) // size], value, self._factor, first=self._first)
+                total = self._flat[name][(low - start) // size : (high - start) // size]
+                accumulate(total, value, self._factor, first=self._total.first(*name))
                 self.begun = True
             if end > stop:
                 break
@@ -53,4 +57,4 @@ class Adding:
 
     def end(self) -> None:
         """Count the update in: all of it was added."""
-        self._total.count_in(self._weight, self._samples)
+        self._total.count_in(self._scalars, self._entries)

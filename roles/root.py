@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -11,12 +11,15 @@ import torch
 from roles import state as states
 from roles.average import WEIGHTS, WeightedSum
 from roles.checkpoints import Checkpoints
+from roles.choice import remembers
 from roles.context import Context
 from roles.errors import BadModel
 from roles.fit import Evaluation, build_seeded
 from roles.judge import Judge
 from roles.keep import Stateful
-from transports.message import Message, Specs
+from roles.kinds import PHASE, SURVEY, VIRTUAL_TIME
+from roles.part import About, Gathered, State
+from transports.message import Message, Scalar, Specs
 
 log = logging.getLogger(__name__)
 MODEL_KIND = "weights"
@@ -48,6 +51,8 @@ class Root:
         self._due = False
         self._round = 0
         self._samples = 0
+        self._surveyed = 0
+        """The newest round whose survey is over."""
         self._round_seconds: list[float] = []
         self._began: float | None = None
         self._seconds_before = 0.0
@@ -55,16 +60,32 @@ class Root:
         self._best: dict[str, Any] = {}
         if self._files.stored and self._evaluation is not None:
             self._files.save_example(self._evaluation.example())
+        self._virtual_time = 0.0
         if context.resume:
             self._load()
-        self.register("strategy", context.strategy)
-        groups = states.shared_state(self.module, self.settings.share)
+        groups: dict[str, State] = {**states.shared_state(self.module, self.settings.share)}
+        self._begin_parts(groups[WEIGHTS])
+        groups |= self._further()
         self._adopts = states.adoptable(self.module)
         """Whether the module lies in the memory of the model, instead of a copy: it does unless it would write there."""
         self.model = Message(
             kind=MODEL_KIND, round=self._round, groups={name: group for name, group in groups.items() if group}
         ).packed()
         self._adopt()
+
+    def _begin_parts(self, start: State) -> None:
+        """Tell selector, strategy and so on of the job; those with a state get it back."""
+        parameters = frozenset(dict(self.module.named_parameters(remove_duplicate=False))) & start.keys()
+        start = {name: value.detach().clone() for name, value in start.items()}
+        about = About(start=start, parameters=parameters, population=self.context.population, seed=self.settings.seed)
+        for name, part in zip(("strategy", "selector", "sampler", "privacy"), self.context.parts, strict=True):
+            part.begin(about)
+            if name == "strategy" or remembers(part):
+                self.register(name, part)
+
+    def _further(self) -> dict[str, State]:
+        """What the strategy sends with the weights."""
+        return self.context.strategy.down()
 
     def move(self, allocate: Callable[[str, int, Specs], Message]) -> None:
         """Keep the model, and those that follow, in memory of `allocate`: from there it can be sent without a copy."""
@@ -74,8 +95,9 @@ class Root:
 
     def allocate_sum(self, kind: str, round: int, specs: Specs) -> Message:
         """Memory for the sum of a round: that of the next model where the types are the same, so that it becomes the model."""
-        if specs[WEIGHTS] == self.model.specs[WEIGHTS]:
-            return self._allocate(kind, round, self.model.specs)
+        model = self.model.specs
+        if all(model.get(group) == entries for group, entries in specs.items()):
+            return self._allocate(kind, round, model)
         return Message.allocate(kind, round, specs)
 
     def _adopt(self) -> None:
@@ -110,29 +132,54 @@ class Root:
             self.review(wait=True)
         if self._round >= self.settings.rounds or self._judge.stop_reason is not None:
             return None
-        self.model = self.model.relabel(round=self._round + 1)
-        return self._round + 1
+        round = self._round + 1
+        surveys = self.context.strategy.traits.surveys and self._surveyed != round
+        scalars: dict[str, Scalar] = {name: value for part in self.context.parts for name, value in part.told(round).items()}
+        scalars |= {PHASE: SURVEY} if surveys else {}
+        scalars |= {} if self.settings.simulated is None else {VIRTUAL_TIME: self._virtual_time}
+        self.model = self.model.relabel(round=round, scalars=scalars)
+        return round
 
-    def close(self, round: int, total: WeightedSum, seconds: float) -> None:
-        """Take the step of the round; evaluation and storing follow in `review`."""
+    def surveyed(self, round: int, total: WeightedSum) -> None:
+        """The survey of the round is over."""
+        self._surveyed = round
+        self.context.strategy.surveyed(_gathered(total, {}), round)
+
+    def close(self, round: int, total: WeightedSum, seconds: float, *, now: float | None = None) -> None:
+        """Take the step of the round; evaluation and storing follow in `review`. `now`: of the virtual clock."""
         self.review(wait=True)
         current = self.model.groups[WEIGHTS]
-        stepped = self.context.strategy.step(current, total.mean(), round)
+        gathered = self._gathered(total)
+        for part in self.context.parts[1:]:
+            gathered = part.closed(gathered, round)
+        stepped = self.context.strategy.step(current, gathered, round)
         same = total.memory.specs == self.model.specs
         following = total.memory if same else self._allocate(MODEL_KIND, round, self.model.specs)
-        for name, value in stepped.items():
-            target = following.groups[WEIGHTS][name]
-            if value.data_ptr() != target.data_ptr():
-                target.copy_(value)
-        for name, value in self.model.groups.get(states.FROZEN, {}).items():
-            following.groups[states.FROZEN][name].copy_(value)
+        further = {states.FROZEN: self.model.groups.get(states.FROZEN, {}), **self._further()}
+        for group, tensors in {WEIGHTS: stepped, **further}.items():
+            for name, value in tensors.items():
+                target = following.groups[group][name]
+                if value.data_ptr() != target.data_ptr():
+                    target.copy_(value)
         self.model = following.relabel(kind=MODEL_KIND, round=round, scalars={})
         self._adopt()
         self._round = round
         self._samples = total.samples
         self._round_seconds.append(seconds)
-        self.context.reporter.metrics(round, {"round_seconds": seconds, "updates": total.count, "samples": total.samples})
+        values = {name: value for part in self.context.parts for name, value in part.metrics().items()}
+        if now is not None:
+            self._virtual_time = values["virtual_seconds"] = now
+        values |= {"round_seconds": seconds, "updates": total.count, "samples": total.samples}
+        self.context.reporter.metrics(round, values)
         self._due = True
+
+    def _gathered(self, total: WeightedSum) -> Gathered:
+        """The means of a round; entries of which nobody had anything to say stay as they are."""
+        means, differences = total.means(), self.context.strategy.traits.differences
+        for name, value in self.model.groups[WEIGHTS].items():
+            if name not in means[WEIGHTS]:
+                means[WEIGHTS][name] = torch.zeros_like(value) if differences else value.clone()
+        return _gathered(total, means)
 
     def review(self, *, wait: bool = False) -> None:
         """Evaluate and store the newest model in the background, once; with `wait`, return when that is done."""
@@ -210,6 +257,7 @@ class Root:
             "samples": self._samples,
             "round_seconds": self._round_seconds,
             "training_seconds": self._seconds(),
+            "virtual_time": self._virtual_time,
         }
         self._files.save(round, content)
         self.context.reporter.metrics(round, {"checkpoint_seconds": time.monotonic() - began})
@@ -236,7 +284,7 @@ class Root:
         self._judge.load_state_dict(content["judge"])
         self._round, self._samples, self._metrics = content["round"], content["samples"], content["metrics"]
         self._round_seconds, self._seconds_before = list(content["round_seconds"]), content["training_seconds"]
-        self._best = dict(content["best"])
+        self._best, self._virtual_time = dict(content["best"]), content["virtual_time"]
         best = self._files.restore_best(self._best.get("round"))
         if self._best:
             self._best["model"] = best
@@ -247,3 +295,7 @@ class Root:
     def _seconds(self) -> float:
         """Seconds from the start of the first round until now, without the time between two parts of the job."""
         return self._seconds_before + (0.0 if self._began is None else time.monotonic() - self._began)
+
+
+def _gathered(total: WeightedSum, groups: Mapping[str, State]) -> Gathered:
+    return Gathered(groups=groups, sums=total.sums, weight=total.total, samples=total.samples, count=total.updates)

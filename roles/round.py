@@ -1,9 +1,10 @@
 """One round of an aggregator: what happens on the channel goes to the state machine, what it decides is done."""
 
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from torch import Tensor
@@ -14,11 +15,12 @@ from roles.codecs.codec import Codec
 from roles.collect import Close, Collect, Fold, Short
 from roles.ends import Asked, Ends
 from roles.errors import RoundFailed
-from roles.kinds import AGAIN, SKIP, UPDATE
+from roles.gather import Ask, Gather
+from roles.kinds import AGAIN, SKIP, VIRTUAL_TIME
+from roles.part import Report
 from roles.pieces import Adding
-from roles.settings import Quorum
 from roles.upward import next_event
-from transports.base import END_OF_STREAM, Arrived, Channel, Event, Joined, Left, Offer, Stream
+from transports.base import END_OF_STREAM, Arrived, Event, Joined, Left, Offer, Stream
 from transports.errors import PeerLost, ProtocolError, WaitTimeout
 from transports.message import Message
 
@@ -32,51 +34,68 @@ SENDINGS = 3
 """How often an end that cannot read the model of a round is sent it once more."""
 
 
-def collect_of(settings: Quorum, ends: Sequence[str]) -> Collect:
-    """The state machine of a round with `ends`, by the policy."""
-    needed = None if settings.tolerant else settings.needed(len(ends), 0)
-    return Collect(ends, needed=needed, deadline=settings.deadline, rejoin_timeout=settings.rejoin_timeout)
-
-
 class Round:
-    """Collects the updates of one round into a sum.
+    """Collects updates into a sum: those of one round, or, with `Gather`, round after round whatever comes.
 
     Args:
-        model: what the ends were sent, with the number of the round.
-        members: who takes part, in the order of the plan.
+        collect: decides what to do; knows who takes part.
         ends: what is known of all ends.
-        channel: where models go out.
+        ask: sends a model to an end.
         receive: takes a timeout in seconds and gives the next event of the ends.
-        settings: the policy.
         codec: of the updates; None: they come as they are.
+        entries: which entries of the weights an end exchanges; None: all of them.
+        staleness_weight: what an update counts, besides its weight, that was made from a model so many rounds old.
+        heard: is told of each update that is in a sum for good.
     """
 
     def __init__(
         self,
-        model: Message,
-        members: Sequence[str],
+        collect: Collect | Gather,
         ends: Ends,
         *,
-        channel: Channel,
+        ask: Callable[[Message, str], None],
         receive: Callable[[float | None], Event],
-        settings: Quorum,
         codec: Codec | None = None,
+        entries: Callable[[str], Collection[str] | None] | None = None,
+        staleness_weight: Callable[[int], float] = lambda staleness: 1.0,  # noqa: ARG005 - all the same
+        heard: Callable[[Report], None] = lambda report: None,  # noqa: ARG005 - nobody listens
     ) -> None:
-        self._model = model
         self._ends = ends
-        self._channel = channel
+        self._send = ask
         self._receive = receive
         self._codec = codec
-        self._collect = collect_of(settings, members)
+        self._entries = entries
+        self._collect = collect
+        self._asynchronous = isinstance(collect, Gather)
+        self._staleness_weight = staleness_weight
+        self._heard = heard
         self._offers: dict[str, Offer] = {}
+        self._told: dict[str, Report] = {}
+        """What the offered and the added updates say."""
         self._streams: dict[str, Stream] = {}
         """Of updates that will be added next, begun ahead of time."""
         self._added: dict[str, Offer] = {}
         """What was added piece by piece: kept by its sender until the sum is complete."""
         self._unread: Counter[str] = Counter()
+        self.now: float | None = None
+        """Where there is a virtual clock: its time, in seconds, when the last update was added."""
+
+    def begin(self, model: Message, members: Sequence[str]) -> None:
+        """A round begins: `model`, with the number of the round, was sent to those of `members` who were free, or is to be sent.
+
+        Members are in the order of the plan; where rounds are asynchronous everybody is one.
+        """
+        self._model = model
         self._asked = Asked.by(model)
+        self._unread.clear()
+        virtual = model.scalars.get(VIRTUAL_TIME)
+        if virtual is not None:
+            self.now = max(self.now or 0.0, float(virtual))
+        if isinstance(self._collect, Gather):
+            self._collect.begin()
         for end in members:
-            ends.suppose(end, self._asked)
+            if not self._asynchronous:
+                self._ends.suppose(end, self._asked)
             self._enter(end)
 
     @property
@@ -93,8 +112,7 @@ class Round:
         while True:
             step = self._collect.next(time.monotonic())
             if isinstance(step, Close):
-                for offer in self._added.values():
-                    offer.accept()
+                self._close()
                 return
             if isinstance(step, Short):
                 reason = f"round {self._model.round}: {step.reason}"
@@ -104,12 +122,26 @@ class Round:
             if isinstance(step, Fold):
                 self._fold(step.end, total)
                 continue
+            if isinstance(step, Ask):
+                self._ask_now(step.end)
+                continue
             event = next_event(self._receive, step.until)
             if event is not None:
                 self.note(event, total)
 
+    def _close(self) -> None:
+        for offer in self._added.values():
+            offer.accept()
+        for end in self._collect.folded:
+            self._heard(self._told.pop(end))
+        if isinstance(self._collect, Collect):
+            for end, offer in self._offers.items():
+                self._ends.turn_away(offer, end, self.missing.get(end, f"round {self._model.round} is over"))
+            if self.now is not None and self._collect.dropped and self._collect.closes_at is not None:
+                self.now = max(self.now, self._collect.closes_at)
+
     def note(self, event: Event, total: WeightedSum) -> None:
-        """Take one event into account."""
+        """Take one event into account; `total` tells what updates have to look like."""
         if isinstance(event, Joined):
             self._ends.joined(event.end)
             if self._collect.back(event.end):
@@ -134,29 +166,53 @@ class Round:
 
     def _ask(self, end: str) -> None:
         if self._ends.free(end):
-            self._ends.ask(self._channel, self._model, [end])
+            self._send(self._model, end)
+
+    def _ask_now(self, end: str) -> None:
+        """Send the model of now to an end of an asynchronous aggregator."""
+        model = self._model
+        if self.now is not None:
+            model = model.relabel(scalars={**model.scalars, VIRTUAL_TIME: self.now})
+        if isinstance(self._collect, Gather):
+            self._collect.asked(end)
+        if self._ends.free(end):
+            self._send(model, end)
+        else:
+            self._enter(end)
 
     def _note_answer(self, event: Arrived, total: WeightedSum) -> None:
         end, offer, header = event.end, event.offer, event.offer.header
         asked = self._ends.answers(end, header)
-        current = asked == self._asked and self._collect.expects(end)
+        current = asked is not None and (self._asynchronous or asked == self._asked) and self._collect.expects(end)
         if header.kind in (SKIP, AGAIN):
             offer.accept()
             if current:
                 self._note_refusal(end, header.kind == AGAIN, str(header.scalars.get("reason")), bool(header.scalars.get("fault")))
-        elif not current:
-            turn_away(self._ends, offer, end, self._why_not(end, header.round))
+        elif asked is None or not current:
+            self._ends.turn_away(offer, end, self._why_not(end, header.round))
         else:
-            encoded = None if self._codec is None else self._codec.specs(total.specs)
-            reason = check_header(header, round=self._model.round, specs=total.specs, sum_specs=total.sum_specs, encoded=encoded)
-            if reason is None:
-                self._offers[end] = offer
-                self._collect.offered(end, event.at)
-            else:
-                self._reject(end, offer, reason)
+            self._note_update(event, asked, total)
         if not current and self._collect.expects(end):
             # It is done with an earlier model, if it was at one.
             self._ask(end)
+
+    def _note_update(self, event: Arrived, asked: Asked, total: WeightedSum) -> None:
+        end, offer, header = event.end, event.offer, event.offer.header
+        encoded = None if self._codec is None else self._codec.specs(total.specs)
+        own = None if self._entries is None else self._entries(end)
+        reason = check_header(header, round=asked.round, total=total, encoded=encoded, entries=own)
+        at, time = header.scalars.get(VIRTUAL_TIME), max(asked.at, event.at)
+        if self.now is not None:
+            time = at if isinstance(at, int | float) else math.nan
+        if reason is None and not asked.at <= time < math.inf:
+            reason = f"{VIRTUAL_TIME} {at!r} is not a time after {asked.at:g} s, when the model was sent"
+        if reason is not None:
+            self._reject(end, offer, reason)
+            return
+        self._offers[end] = offer
+        seconds, samples = time - asked.at, int(header.scalars["samples"])
+        self._told[end] = Report(end=end, round=asked.round, scalars=header.scalars, samples=samples, seconds=seconds)
+        self._collect.offered(end, time)
 
     def _note_refusal(self, end: str, again: bool, reason: str, fault: bool) -> None:
         """`end` has no update of this round, or could not read the model."""
@@ -166,7 +222,7 @@ class Round:
         elif again:
             self._collect.lost(end, f"could not read the model: {reason}", "refused")
         else:
-            self._collect.lost(end, reason, "refused" if fault else "lost")
+            self._collect.lost(end, reason, "refused" if fault or self._asynchronous else "lost")
 
     def _why_not(self, end: str, round: int) -> str:
         if end in self._ends.excluded:
@@ -180,12 +236,12 @@ class Round:
     def _reject(self, end: str, offer: Offer, reason: str) -> None:
         """Refuse an update for what is in it: its sender is out of this round."""
         told = self._ends.bad(end, reason)
-        turn_away(self._ends, offer, end, told)
+        self._ends.turn_away(offer, end, told)
         self._collect.lost(end, told, "excluded" if end in self._ends.excluded else "refused")
 
     def _fold(self, end: str, total: WeightedSum) -> None:
         """Transfer one update, check it, add it."""
-        if self._codec is None and self._offers[end].header.nbytes > WHOLE_BYTES:
+        if self._codec is None and not self._asynchronous and self._offers[end].header.nbytes > WHOLE_BYTES:
             self._fold_pieces(end, total)
         else:
             self._fold_whole(end, total)
@@ -199,19 +255,23 @@ class Round:
             return
         offer = self._offers.pop(end)
         if self._codec is None:
-            state: Mapping[str, Tensor | Addend] = message.groups[WEIGHTS]
-            reason = check_values(message.groups[WEIGHTS])
+            groups: Mapping[str, Mapping[str, Tensor | Addend]] = message.groups
+            reason = next(filter(None, map(check_values, message.groups.values())), None)
         else:
-            state = self._codec.entries(message.groups)
+            groups = {WEIGHTS: self._codec.entries(message.groups)}
             reason = self._codec.check(message.groups, total.specs)
         if reason is not None:
             self._reject(end, offer, reason)
             return
-        scalars = message.scalars
-        total.add(state, float(scalars["weight"]), int(scalars["samples"]), merged=bool(scalars.get("merged")))
+        total.add(groups, message.scalars, factor=self._staleness_weight(self._model.round - self._told[end].round))
         offer.accept()
         message.release()
+        self._count_in(end)
+
+    def _count_in(self, end: str) -> None:
         self._ends.good(end)
+        if self.now is not None:
+            self.now = max(self.now, float(self._told[end].scalars[VIRTUAL_TIME]))
         self._collect.done(end)
 
     def _fold_pieces(self, end: str, total: WeightedSum) -> None:
@@ -224,8 +284,7 @@ class Round:
             if piece is END_OF_STREAM:
                 adding.end()
                 self._added[end] = self._offers.pop(end)
-                self._ends.good(end)
-                self._collect.done(end)
+                self._count_in(end)
                 return
             reason = adding.take(piece.offset, piece.data)
             if reason is not None:
@@ -249,7 +308,7 @@ class Round:
                 return receive(patience)
             except WaitTimeout:
                 if self._collect.spares(end):
-                    turn_away(self._ends, self._offers.pop(end), end, f"its transfer took longer than {patience:g} s")
+                    self._ends.turn_away(self._offers.pop(end), end, f"its transfer took longer than {patience:g} s")
                     self._collect.late(end)
                     return None
                 # Without it there is no quorum: it may take its time.
@@ -261,25 +320,3 @@ class Round:
             except ProtocolError as error:
                 self._reject(end, self._offers.pop(end), str(error))
                 return None
-
-
-def turn_away(ends: Ends, offer: Offer, end: str, reason: str) -> None:
-    """Refuse an update, count it and say so."""
-    offer.refuse(reason)
-    ends.rejected[end] += 1
-    log.warning("the update of %s of round %d was refused: %s", end, offer.header.round, reason)
-
-
-def note_between(ends: Ends, event: Event) -> None:
-    """Take one event into account while no round is open: whoever answers now is too late."""
-    if isinstance(event, Joined):
-        ends.joined(event.end)
-    elif isinstance(event, Left):
-        ends.left(event)
-    else:
-        ends.answers(event.end, event.offer.header)
-        if event.offer.header.kind == UPDATE:
-            reason = ends.excluded.get(event.end, f"round {event.offer.header.round} is over")
-            turn_away(ends, event.offer, event.end, reason)
-        else:
-            event.offer.accept()

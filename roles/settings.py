@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from roles.codecs.options import ChannelCodecs
+from roles.simulated import Simulated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class Share:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     weighted_by: Literal["samples", "uniform"] = "samples"
+    parameters_only: bool = False
+    """Whether buffers stay with each worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,12 @@ class Settings:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     stop: Stop = field(default_factory=Stop)
     share: Share = field(default_factory=Share)
+    shares: Mapping[str, Share] = field(default_factory=dict)
+    """Role -> what it exchanges, where that differs from `share`: the entries that are not for it are not sent to it."""
+    eager: bool = False
+    """Whether updates are added in the order of their arrival: as soon as they come, but not to the same bits."""
+    simulated: Simulated | None = None
+    """The virtual clock; None: the real one."""
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     quorum: Quorum = field(default_factory=Quorum)
     codecs: Mapping[str, ChannelCodecs] = field(default_factory=dict)

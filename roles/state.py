@@ -26,16 +26,22 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def shares(name: str, share: Share) -> bool:
+    """Whether the entry `name` is exchanged."""
+    return _matches(name, share.include) and not _matches(name, share.exclude)
+
+
 def shared_state(module: nn.Module, share: Share) -> dict[str, dict[str, Tensor]]:
     """The exchanged part of `module.state_dict()` in two groups, `weights` and `frozen`; tensors are the module's own.
 
     Raises:
         BadModel: the patterns of `share` select nothing, or a lazy parameter has no shape yet.
     """
-    frozen_names = {name for name, value in module.named_parameters(remove_duplicate=False) if not value.requires_grad}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    frozen_names = {name for name, value in parameters.items() if not value.requires_grad}
     groups: dict[str, dict[str, Tensor]] = {WEIGHTS: {}, FROZEN: {}}
     for name, value in module.state_dict().items():
-        if not isinstance(value, Tensor) or not _matches(name, share.include) or _matches(name, share.exclude):
+        if not isinstance(value, Tensor) or not shares(name, share) or (share.parameters_only and name not in parameters):
             continue
         if nn.parameter.is_lazy(value):
             raise BadModel(f"parameter {name!r} is lazy: run the module on one batch in its constructor, so that it has a shape")
@@ -46,6 +52,15 @@ def shared_state(module: nn.Module, share: Share) -> dict[str, dict[str, Tensor]
             f"entry of {sorted(module.state_dict())}"
         )
     return groups
+
+
+def shared_parameters(module: nn.Module, share: Share) -> dict[str, nn.Parameter]:
+    """Name -> parameter, for those that are exchanged and trained."""
+    return {
+        name: value
+        for name, value in module.named_parameters(remove_duplicate=False)
+        if value.requires_grad and shares(name, share)
+    }
 
 
 @torch.no_grad()

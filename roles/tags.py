@@ -19,8 +19,12 @@ COORDINATE: Final = "coordinate"
 COORDINATE_WITH_TOP: Final = "coordinateWithTopAgg"
 COORDINATE_WITH_MIDDLE: Final = "coordinateWithMidAgg"
 COORDINATE_WITH_TRAINER: Final = "coordinateWithTrainer"
+RING_ALLREDUCE: Final = "ring_allreduce"
 COORDINATE_WITH: Final = "coordinateWith"
 """What the name of every function starts with that answers a `coordinate` at the other side."""
+
+MANY: Final = 1000
+"""A number of channels that no role has: for functions that serve any number."""
 
 BUILTIN_TAGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -30,7 +34,12 @@ BUILTIN_TAGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "roles.NullTrainer": (FETCH, UPLOAD, COORDINATE),
     }
 )
-"""Import path of a built-in class -> the functions it exposes. Each may be bound to one channel."""
+"""Import path of a built-in class -> the functions it exposes."""
+
+BUILTIN_CHANNELS: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
+    {"roles.Aggregator": {DISTRIBUTE: MANY, AGGREGATE: MANY}}
+)
+"""Import path of a built-in class -> to how many channels a function may be bound, where that is not one."""
 
 
 def function(tag: str, *, after: str | None = None, channels: int = 1) -> Callable[[FunctionT], FunctionT]:

@@ -1,16 +1,20 @@
 """The trainer: fetches the global model, trains it on its own data, uploads what became of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from torch import Tensor
+
 from roles import state as states
-from roles.average import WEIGHTS
+from roles.average import WEIGHTS, averaged
 from roles.codecs.messages import codec_for, unpack
 from roles.codecs.uploads import Uploads
 from roles.context import Context
 from roles.errors import BadModel
 from roles.fit import LocalTraining, build_seeded
-from roles.kinds import LOAD, UPDATE, ticket_of
+from roles.kinds import LOAD, PHASE, SURVEY, TRAIN, UPDATE, VIRTUAL_TIME, ticket_of
+from roles.part import Update
 from roles.role import Role
 from roles.tags import function
 from roles.upward import Upward
@@ -30,6 +34,11 @@ class Task:
     def ticket(self) -> str | None:
         """What ties the update to this model."""
         return ticket_of(self.model.scalars)
+
+    @property
+    def phase(self) -> str:
+        """What the model is for."""
+        return str(self.model.scalars.get(PHASE, TRAIN))
 
 
 class Trainer(Role):
@@ -59,7 +68,21 @@ class Trainer(Role):
             return unsent[1]
         self.keep.enter(task.round)
         self.context.reporter.entered(task.round)
-        return self._uploads.of_update(self.train(task), task.model, self.channel("upload"))
+        if task.phase == SURVEY:
+            return self._timed(task, self.answer(task))
+        self.receive(task)
+        update = self._timed(task, self.train(task))
+        return self._uploads.of_update(update, task.model, self.channel("upload"))
+
+    def _timed(self, task: Task, update: Message) -> Message:
+        """`update` with the time at which it comes, where a virtual clock runs."""
+        simulated, sent = self.context.settings.simulated, task.model.scalars.get(VIRTUAL_TIME)
+        if simulated is None or sent is None:
+            return update
+        seconds = 2 * simulated.transfer(self.context.name, task.round)
+        if task.phase != SURVEY:
+            seconds = simulated.task(self.context.name, task.round)
+        return update.relabel(scalars={**update.scalars, VIRTUAL_TIME: float(sent) + seconds})
 
     @cached_property
     def upward(self) -> Upward:
@@ -130,7 +153,8 @@ class Trainer(Role):
         message = self.upward.model()
         if message is None:
             return None
-        message = unpack(self._codec, message)
+        if message.scalars.get(PHASE, TRAIN) == TRAIN:
+            message = unpack(self._codec, message)
         self.load(message)
         return Task(message.round, message.sender, message)
 
@@ -141,6 +165,15 @@ class Trainer(Role):
     def load(self, message: Message) -> None:
         """Put the global model into the module. Override where nothing trains it."""
         states.load_shared(self.training.module, message.groups)
+
+    def receive(self, task: Task) -> None:
+        """Show the model to the client halves of the algorithm. Override where there are none."""
+        self.training.receive(task.model)
+
+    def answer(self, task: Task) -> Message:
+        """The answer to a survey about the model."""
+        scalars = {"weight": 1.0, "samples": self.samples(), "merged": False, **self.training.answer(task.model)}
+        return Message(kind=UPDATE, round=task.round, scalars=scalars).packed()
 
     def train(self, task: Task) -> Message:
         """Train locally for one round. Override `LocalTraining` or this for another kind of training.
@@ -158,10 +191,22 @@ class Trainer(Role):
                 f"parameters that changed between frozen and trainable during the job: {thawed[:5]}; freeze them in the module's "
                 "constructor or leave them out with job.share.exclude"
             )
-        samples = self.samples()
-        weight = float(samples) if share.weighted_by == "samples" else 1.0
-        scalars = {"weight": weight, "samples": samples, "merged": False}
-        return Message(kind=UPDATE, round=task.round, scalars=scalars, groups={WEIGHTS: groups[WEIGHTS]})
+        update = self._completed(task, groups[WEIGHTS])
+        scalars = {"weight": update.weight, "samples": update.samples, "merged": False, **update.scalars}
+        return Message(kind=UPDATE, round=task.round, scalars=scalars, groups={WEIGHTS: update.weights, **update.groups})
+
+    def _completed(self, task: Task, weights: Mapping[str, Tensor]) -> Update:
+        strategy, samples = self.context.strategy, self.samples()
+        by = strategy.weighted_by or self.context.settings.share.weighted_by
+        weight = float(samples) if by == "samples" else 1.0
+        update = Update(round=task.round, weights=dict(weights), weight=weight, samples=samples)
+        self.training.finish(update)
+        if strategy.traits.differences:
+            received = task.model.groups[WEIGHTS]
+            for name, value in update.weights.items():
+                if averaged(value.dtype):
+                    update.weights[name] = value.detach() - received[name]
+        return update
 
     @function("upload")
     def upload(self, channel: Channel, task: Task, update: Message) -> None:

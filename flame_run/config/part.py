@@ -35,7 +35,7 @@ def stand_in(key: str) -> str:
 def role_config(cfg: DictConfig, role: str) -> dict[str, Any]:
     """The configuration of `role` with everything resolved but `${worker:...}`, which stays as text.
 
-    What `job.roles.ROLE` says (`hyperparameters`, `threads`) replaces the job's own before anything refers to it.
+    What `job.roles.ROLE` says (`hyperparameters`, `threads`, `model`) replaces the job's own before anything refers to it.
 
     Raises:
         InvalidConfig: an interpolation that leads nowhere.
@@ -49,6 +49,10 @@ def role_config(cfg: DictConfig, role: str) -> dict[str, Any]:
     threads = OmegaConf.select(own, f"job.roles.{role}.threads")
     if threads is not None:
         own.job.threads = threads
+    for key in ("module", "data"):
+        node = OmegaConf.select(own, f"job.roles.{role}.model.{key}")
+        if node is not None:
+            own.model[key] = node
     resolved: dict[str, Any] = {}
     for key in KEYS:
         try:

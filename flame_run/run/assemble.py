@@ -95,7 +95,9 @@ class Assembly:
     def _context(self) -> Context:
         worker, channels = self.part["worker"], self.part["channels"]
         peers = {
-            end["name"]: Peer(name=end["name"], role=end["role"], groups=end["groups"]) for each in channels for end in each["ends"]
+            end["name"]: Peer(name=end["name"], role=end["role"], groups=end["groups"], consumer=end["consumer"])
+            for each in channels
+            for end in each["ends"]
         }
         model = self.config["model"]
         return Context(
@@ -109,6 +111,10 @@ class Assembly:
             groups=worker["groups"],
             settings=settings_of(self.config),
             strategy=instantiate(self.config["algorithm"]),
+            selector=instantiate(self.config["selector"]),
+            sampler=instantiate(self.config["sampler"]),
+            privacy=instantiate(self.config["privacy"]),
+            population=self.part["population"],
             reporter=Report(self.session),
             folder=Path(self.part["folder"]) if self.part["folder"] else None,
             state_folder=Path(self.part["state_folder"]) if self.part["state_folder"] else None,

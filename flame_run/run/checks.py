@@ -16,14 +16,13 @@ from flame_run.data.urls import check_url
 from flame_run.documents.load import load_document
 from flame_run.errors import InvalidConfig, Problem
 from flame_run.launch.external import check_external, started_here
+from flame_run.run.algorithms import PARTS, check_fit, check_parts
 from flame_run.run.faults import check_faults, check_faults_of_plan
 from flame_run.run.null_round import check_null_round
+from flame_run.run.simulated import check_simulated
 from flame_run.security.config import check_security
 from flame_run.topology.build import plan_or_problems
 from flame_run.topology.plan import AT_SITE, Plan
-
-SERVED = {"selector": ("kind", "all"), "sampler": ("kind", "all"), "privacy": ("kind", "none")}
-"""Group -> its key and the one value that this version serves."""
 
 
 def plan_of(cfg: DictConfig) -> Plan:
@@ -48,6 +47,9 @@ def plan_of(cfg: DictConfig) -> Plan:
     if plan is not None:
         problems += _channel_problems(cfg, plan) + check_faults_of_plan(cfg.faults, plan)
         problems += check_external(cfg, plan)
+        problems += check_simulated(job, [worker.name for worker in plan.workers])
+    if plan is not None and not problems:
+        problems += check_fit(cfg, plan)
     codecs = _node(cfg, "transport", problems)
     problems += [] if codecs is None else check_codecs(codecs["codec"], plan)
     if problems or plan is None:
@@ -119,20 +121,15 @@ def _not_finite(node: Any, place: str) -> Iterator[Problem]:
 def _group_problems(cfg: DictConfig) -> list[Problem]:
     problems = [*check_faults(cfg.faults, str(cfg.launcher.get("_target_", ""))), *check_null_round(cfg.null_round)]
     problems += check_security(cfg.security)
-    for group, (key, value) in SERVED.items():
-        node = cfg.get(group)
-        given = node.get(key) if node is not None else None
-        if given != value:
-            problems.append(Problem(f"{group}.{key}", given, "this version does not serve it", f"legal: {value}"))
     if cfg.model.get("module") is None:
         problems.append(Problem("model.module", None, "there is nothing to train", "the `_target_` of a LightningModule"))
-    for place in ("model.module", "model.data", "model.trainer", "algorithm"):
+    for place in ("model.module", "model.data", "model.trainer", *PARTS):
         node = OmegaConf.select(cfg, place)
         problems += check_targets(OmegaConf.to_container(node) if OmegaConf.is_config(node) else None, place)
     if "max_epochs" in cfg.model.trainer:
         reason = "how long a trainer trains in a round is the job's to say"
         problems.append(Problem("model.trainer.max_epochs", cfg.model.trainer.max_epochs, reason, "job.hyperparameters.epochs"))
-    return problems + _backend_problems(cfg) + _number_problems(cfg) + _path_problems(cfg)
+    return problems + check_parts(cfg) + _backend_problems(cfg) + _number_problems(cfg) + _path_problems(cfg)
 
 
 def _backend_problems(cfg: DictConfig) -> list[Problem]:

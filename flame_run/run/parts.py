@@ -11,6 +11,9 @@ from flame_run.config.part import role_config
 from flame_run.run.folder import RunFolder
 from flame_run.topology.plan import Channel, Plan, Worker
 
+NODES = ("worker", "faults")
+"""What a worker reads of the configuration itself, before it has its part."""
+
 
 class Parts:
     """Makes the part of each worker; the configuration is resolved once per role.
@@ -55,6 +58,7 @@ class Parts:
             "state_folder": str(self._folder.state(name)),
             "resume": name in self.resumed,
             "token": self._token,
+            "population": len(plan.below(name)) or len(plan.workers),
         }
 
     def _channel(self, worker: Worker, channel: Channel) -> dict[str, Any]:
@@ -64,6 +68,8 @@ class Parts:
             "name": channel.name,
             "group": worker.groups[channel.name],
             "backend": channel.backend,
-            "ends": [{"name": end.name, "role": end.role, "groups": dict(end.groups)} for end in ends],
+            "ends": [
+                {"name": end.name, "role": end.role, "groups": dict(end.groups), "consumer": end.dataset is not None} for end in ends
+            ],
             "dials": list(plan.dials(worker.name, channel.name)),
         }

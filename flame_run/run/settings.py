@@ -5,6 +5,7 @@ from typing import Any
 
 from flame_run.config.codecs import codecs_of
 from flame_run.run.faults import of_channel
+from flame_run.run.simulated import simulated_of
 from roles.settings import Checkpoint, Quorum, Settings, Share, Stop
 
 
@@ -25,17 +26,25 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
         base_model=base.get("path") if base else None,
         hyperparameters=hyperparameters,
         stop=Stop(**stop),
-        share=Share(
-            include=tuple(share.get("include") or ("*",)),
-            exclude=tuple(share.get("exclude") or ()),
-            weighted_by=share.get("weightedBy") or "samples",
-        ),
+        share=_share(share),
+        shares={name: _share({**share, **own["share"]}) for name, own in (job.get("roles") or {}).items() if own.get("share")},
+        eager=(job.get("order") or "plan") == "arrival",
+        simulated=simulated_of(job),
         checkpoint=Checkpoint(
             every=checkpoint["every"], keep=checkpoint["keep"], metric=checkpoint["metric"], mode=checkpoint["mode"]
         ),
         quorum=_quorum(faults, faults["min_ends"], faults["deadline"]),
         codecs=codecs_of(config["transport"].get("codec")),
         channels={name: _quorum(faults, **of_channel(faults, name)) for name in faults["channels"]},
+    )
+
+
+def _share(share: Mapping[str, Any]) -> Share:
+    return Share(
+        include=tuple(share.get("include") or ("*",)),
+        exclude=tuple(share.get("exclude") or ()),
+        weighted_by=share.get("weightedBy") or "samples",
+        parameters_only=bool(share.get("parametersOnly")),
     )
 
 

@@ -10,7 +10,7 @@ from flame_run.documents.spelling import legal_values, nearest
 from flame_run.errors import Problem
 from flame_run.topology.graph import Graph, Role
 from flame_run.topology.spec import Job
-from roles.tags import BUILTIN_TAGS, COORDINATE_WITH, channels_per_tag
+from roles.tags import BUILTIN_CHANNELS, BUILTIN_TAGS, COORDINATE_WITH, channels_per_tag
 
 TRAINER, AGGREGATOR, COORDINATOR, *_ = BUILTIN_TAGS
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -88,7 +88,7 @@ def _unknown_roles(graph: Graph, job: Job) -> list[Problem]:
 
 def _code(path: str, *, known: bool) -> Code:
     if path in BUILTIN_TAGS:
-        return Code(path, BUILTIN_TAGS[path] if known else None)
+        return Code(path, BUILTIN_TAGS[path] if known else None, BUILTIN_CHANNELS.get(path, {}))
     cls = _import_class(path)
     return Code(path, _tags_of(cls), channels_per_tag(cls))
 

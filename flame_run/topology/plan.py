@@ -162,6 +162,20 @@ class Plan:
         mine, its = worker in self.dial_only, end in self.dial_only
         return usual if mine == its else mine
 
+    def distributes_on(self, worker: str) -> tuple[str, ...]:
+        """List the channels on which `worker` hands models down, in the order of the plan."""
+        here = self.worker(worker)
+        return tuple(
+            channel.name
+            for channel in self.channels
+            if channel.name in here.groups and DISTRIBUTE in channel.func_tags.get(here.role, ())
+        )
+
+    def below(self, worker: str) -> frozenset[str]:
+        """Names of the data consumers that train what `worker` hands down, through any number of levels; it itself is none."""
+        ends = {end for channel in self.distributes_on(worker) for end in self.ends(worker, channel)}
+        return frozenset(name for end in ends for name in ([end] if self.worker(end).dataset is not None else self.below(end)))
+
     @cached_property
     def roots(self) -> tuple[str, ...]:
         """Names of the workers that own a global model: their role binds `distribute` and no `fetch`.

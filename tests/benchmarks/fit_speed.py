@@ -18,10 +18,10 @@ from flame_run.data import ArrayDataModule
 from flame_run.data.arrays import Split
 from flame_run.data.module import ArrayDataset
 from flame_run.models import MnistCNN
+from roles.algorithms.fedavg import FedAvg
 from roles.context import Context
 from roles.fit import LocalTraining
 from roles.settings import Settings
-from roles.strategy import FedAvg
 from transports.inproc import Hub, InprocEndpoint
 
 BATCH = 20

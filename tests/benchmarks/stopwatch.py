@@ -42,7 +42,7 @@ AGGREGATOR = (
     ("add", "roles.average:WeightedSum.add"),
     ("make the sum", "roles.average:WeightedSum.__init__"),
     ("mean", "roles.average:WeightedSum.mean"),
-    ("server step", "roles.strategy:FedAvg.step"),
+    ("server step", "roles.algorithms.fedavg:FedAvg.step"),
     ("copy into the next model", "roles.root:Root.close"),
     ("start the review", "roles.root:Root.review"),
     ("beside: review", "roles.root:Root._review"),

@@ -60,7 +60,7 @@ def test_a_sum_of_differences_becomes_one_of_weights_with_the_model_that_was_rec
     total = WeightedSum(specs_of(STATE))
     for weight in (2.0, 5.0):
         update = pack(up, Message(kind="update", round=3, groups={WEIGHTS: received}), Message.allocate, reference=received)
-        total.add(up.entries(update.groups), weight, 1, merged=False)
+        total.add({WEIGHTS: up.entries(update.groups)}, {"weight": weight, "samples": 1, "merged": False})
     restore(total, up, sent, below)
     for name, value in total.mean().items():
         assert torch.allclose(value.double(), received[name].double(), rtol=1e-6, atol=1e-7), name

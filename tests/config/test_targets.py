@@ -19,7 +19,7 @@ def said(target: str) -> list[str]:
         "flame_run.models.MnistCNN",
         "flame_run.models.mnist.MnistCNN",
         "flame_run.data.ArrayDataModule",
-        "roles.strategy.FedAvg",
+        "roles.algorithms.fedavg.FedAvg",
         "lightning.pytorch.callbacks.EarlyStopping",
         "torch.optim.SGD",
         "collections.OrderedDict",
@@ -35,7 +35,7 @@ def test_what_can_be_imported_passes(target: str) -> None:
     ("target", "words"),
     [
         ("flame_run.models.mnist.MnistCCN", "did you mean 'MnistCNN'"),
-        ("roles.strategy.FedAvgg", "did you mean 'FedAvg'"),
+        ("roles.algorithms.fedavg.FedAvgg", "did you mean 'FedAvg'"),
         ("flame_runn.models.MnistCNN", "there is no module 'flame_runn'"),
         ("flame_run.run.jobb.run", "did you mean 'job'"),
         ("MnistCNN", "MODULE.CLASS"),

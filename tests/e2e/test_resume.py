@@ -25,10 +25,10 @@ class Remembering(FedAvg):
     \"\"\"Federated averaging that dies while its state is written, and refuses the state of another round.\"\"\"
     round = 0
 
-    def step(self, current, mean, round):
+    def step(self, current, gathered, round):
         assert round == self.round + 1
         self.round = round
-        return super().step(current, mean, round)
+        return super().step(current, gathered, round)
 
     def state_dict(self):
         pass_point("aggregator-0", "checkpointing", self.round)

@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from random import Random
 from typing import Any
 
 import torch
@@ -16,11 +17,14 @@ from flame_run.control.orders import Abort, Gone, Received, Start
 from flame_run.errors import InvalidConfig
 from flame_run.join.bundle import CARD, TOKEN, read_bundle
 from flame_run.security.private import write_private
+from roles.average import WeightedSum
 from roles.check import check_header
 from roles.codecs import make_codec
 from tests.fuzz.engine import Target, scratch
 from tests.fuzz.job import SmallJob
-from tests.fuzz.streams import LIMITS, Situation
+from tests.fuzz.streams import Situation, does, says
+from tests.transports.dicing_peer import converse
+from tests.transports.lone_link import LIMITS
 from transports import wire_pb2
 from transports.base import Limits
 from transports.errors import ProtocolError
@@ -89,6 +93,7 @@ def sample_frames() -> list[wire_pb2.Frame]:
         wire_pb2.Frame(offer=wire_pb2.Offer(id=3, header=small, segment=wire_pb2.Segment(pid=1, descriptor=2))),
         wire_pb2.Frame(run=wire_pb2.Run(id=1, chunks=2, checksum=0)),
         wire_pb2.Frame(fetch=wire_pb2.Fetch(id=1)),
+        wire_pb2.Frame(fetch=wire_pb2.Fetch(id=1, offset=1000, bytes=66_000)),
         wire_pb2.Frame(accept=wire_pb2.Accept(id=1)),
         wire_pb2.Frame(refuse=wire_pb2.Refuse(id=1, reason="no")),
     ]
@@ -115,18 +120,24 @@ def hello() -> Target:
 
 def stream() -> Target:
     """A whole stream between two workers: what comes, and what its receiver does meanwhile."""
+    said = [says(each.SerializeToString()) for each in sample_frames()]
+    chunks = says(bytes(60)), says(bytes(40))
+    whole = together(said[0], does("fetch"), said[3], *chunks, does("accept"), does("send"), said[4], said[5], says(b""))
+    parts = together(said[0], does("stream"), said[3], *chunks, does("next"), does("next"), does("send"), said[5], said[6])
+    seeds = [whole, parts, *(together(each, does("fetch"), does("stream"), does("send")) for each in said)]
+    seeds.append(together(says(frames.bye("x", clean=True))))
+    return Target(name="stream", run=lambda data: Situation(list(pieces(data))).play(), seeds=seeds, megabytes=32)
+
+
+def conversation() -> Target:
+    """The same with a peer that knows the rules: the bytes are the dice that it throws, and what it says against them."""
 
     def run(data: bytes) -> None:
-        situation = Situation(list(pieces(data)))
-        situation.play()
-        assert not situation.link.reason.startswith("failed here"), situation.link.reason
-        assert situation.pool.largest <= LIMITS.max_message_bytes
-        assert all(outcome is not None for outcome in situation.outcomes())
+        parts = [*pieces(data), b"", b""]
+        converse(Random(parts[0]), parts[1:])
 
     said = [each.SerializeToString() for each in sample_frames()]
-    talk = together(b"\0" + said[0], b"\3", b"\0" + said[3], b"\0" + bytes(60), b"\0" + bytes(40), b"\4", b"\5", b"\0" + said[4])
-    seeds = [talk, *(together(b"\0" + each, b"\3", b"\4") for each in said), together(b"\0" + frames.bye("x", clean=True))]
-    return Target(name="stream", run=run, seeds=seeds, megabytes=32)
+    return Target(name="conversation", run=run, seeds=[together(bytes([at]), *said) for at in range(8)], megabytes=32)
 
 
 def update() -> Target:
@@ -141,7 +152,7 @@ def update() -> Target:
             found = parse_header(parts[0], LIMITS)
         except ProtocolError:
             return
-        if check_header(found, round=1, specs=SPECS, sum_specs=SPECS, encoded=encoded) is not None:
+        if check_header(found, round=1, total=WeightedSum(SPECS), encoded=encoded) is not None:
             return
         payload = torch.zeros(found.nbytes, dtype=torch.uint8)
         given = torch.frombuffer(bytearray(parts[1][: found.nbytes] or b"\0"), dtype=torch.uint8)
@@ -251,6 +262,7 @@ def revocations() -> Target:
 
 
 TARGETS: Mapping[str, Callable[[], Target]] = {
-    each.__name__: each for each in (header, frame, hello, stream, update, report, order, bundle, certificate, revocations)
+    each.__name__: each
+    for each in (header, frame, hello, stream, conversation, update, report, order, bundle, certificate, revocations)
 }
 """Name -> makes the target."""

@@ -13,11 +13,17 @@ from torch import Tensor
 
 from flame_run.launch.baton import Baton
 from roles.aggregator import Aggregator
+from roles.algorithms.fedavg import FedAvg
 from roles.context import Context, Peer
 from roles.coordinator import Coordinator
+from roles.privacy.privacy import Open, Privacy
 from roles.role import Role
+from roles.samplers.sampler import All as EverySample
+from roles.samplers.sampler import Sampler
+from roles.selectors.selector import All as EveryEnd
+from roles.selectors.selector import Selector
 from roles.settings import Settings
-from roles.strategy import FedAvg, Strategy
+from roles.strategy import Strategy
 from roles.trainer import Trainer
 from transports.base import ChannelSpec
 from transports.inproc import Hub, InprocEndpoint
@@ -52,6 +58,15 @@ class Layout:
     @property
     def trainers(self) -> list[str]:
         return [worker.name for worker in self.workers if worker.role == "trainer"]
+
+    def below(self, worker: Worker) -> set[str]:
+        """The trainers that are below `worker`, through any number of aggregators."""
+        names: set[str] = set()
+        for channel, roles in self.tags.items():
+            if "distribute" in roles.get(worker.role, ()):
+                for end in self.ends(worker, channel):
+                    names |= {end.name} if end.name in self.trainers else self.below(end)
+        return names
 
     def ends(self, worker: Worker, channel: str) -> list[Worker]:
         """Who is at the other side of `channel` for `worker`, in the order of the plan."""
@@ -155,6 +170,9 @@ class Job:
     settings_of: Mapping[str, Settings] = field(default_factory=dict)
     """Settings of single roles, where they differ."""
     strategy: Callable[[], Strategy] = FedAvg
+    selector: Callable[[], Selector] = EveryEnd
+    sampler: Callable[[], Sampler] = EverySample
+    privacy: Callable[[], Privacy] = Open
     options: Callable[[], Mapping[str, Any]] = dict
     modules: Mapping[str, Callable[[], LightningModule]] = field(default_factory=dict)
     """Factories of single workers, where they differ."""
@@ -272,7 +290,10 @@ def _context(layout: Layout, job: Job, worker: Worker, endpoint: InprocEndpoint,
             ends = layout.ends(worker, channel)
             spec = ChannelSpec(name=channel, group=worker.groups[channel], ends=tuple(end.name for end in ends))
             channels[channel] = spec
-            peers |= {end.name: Peer(name=end.name, role=end.role, groups=end.groups) for end in ends}
+            peers |= {
+                end.name: Peer(name=end.name, role=end.role, groups=end.groups, consumer=end.name in layout.trainers)
+                for end in ends
+            }
             for tag in roles[worker.role]:
                 tags[tag].append(channel)
     trains, is_root = worker.name in layout.trainers, "distribute" in tags and "fetch" not in tags
@@ -287,6 +308,10 @@ def _context(layout: Layout, job: Job, worker: Worker, endpoint: InprocEndpoint,
         groups=worker.groups,
         settings=job.settings_of.get(worker.role, job.settings),
         strategy=job.strategy(),
+        selector=job.selector(),
+        sampler=job.sampler(),
+        privacy=job.privacy(),
+        population=len(layout.below(worker)),
         reporter=Reporter(records[worker.name]),
         folder=job.folder if is_root else None,
         state_folder=None if job.states is None else job.states / worker.name,

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from roles.settings import Quorum, Settings, Share
 from roles.state import model_sha256
-from roles.strategy import State, Strategy
+from roles.strategy import Gathered, State, Strategy
 from roles.trainer import Task, Trainer
 from tests.roles import oracle
 from tests.roles.federation import PATIENCE, Job, Layout, Record, coordinated, federate, three_tier, two_tier
@@ -227,8 +227,8 @@ def test_uniform_weights_count_every_trainer_the_same(tmp_path: Path) -> None:
 class HalfStep(Strategy):
     """The next global state lies half way between the current one and the mean."""
 
-    def step(self, current: State, mean: State, round: int) -> State:
-        return {name: (value + current[name]) / 2 for name, value in mean.items()}
+    def step(self, current: State, gathered: Gathered, round: int) -> State:
+        return {name: (value + current[name]) / 2 for name, value in gathered.mean.items()}
 
 
 def test_only_the_root_takes_the_server_step(tmp_path: Path) -> None:

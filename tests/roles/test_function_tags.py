@@ -4,14 +4,14 @@ import pytest
 
 import roles
 from roles.aggregator import Aggregator
+from roles.algorithms.fedavg import FedAvg
 from roles.context import Context
 from roles.coordinator import Coordinator
 from roles.errors import UnexpectedMessage
 from roles.null import NullTrainer
 from roles.role import Role, expect
 from roles.settings import Settings
-from roles.strategy import FedAvg
-from roles.tags import BUILTIN_TAGS, channels_per_tag, function
+from roles.tags import BUILTIN_CHANNELS, BUILTIN_TAGS, channels_per_tag, function
 from roles.trainer import Trainer
 from tests.roles.federation import Record, Reporter
 from transports.base import Channel, ChannelSpec
@@ -21,7 +21,8 @@ from transports.inproc import Hub, InprocEndpoint
 @pytest.mark.parametrize("role", [Trainer, Aggregator, Coordinator, NullTrainer])
 def test_the_built_in_roles_expose_the_tags_that_plan_knows(role: type[Role]) -> None:
     assert sorted(role.get_func_tags()) == sorted(BUILTIN_TAGS[f"roles.{role.__name__}"])
-    assert set(channels_per_tag(role).values()) == {1}
+    most = BUILTIN_CHANNELS.get(f"roles.{role.__name__}", {})
+    assert channels_per_tag(role) == {tag: most.get(tag, 1) for tag in role.get_func_tags()}
     assert getattr(roles, role.__name__) is role
 
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roles import seals
+from roles.algorithms.fedavg import FedAvg
 from roles.context import Context
 from roles.errors import BadModel, StateLost
 from roles.keep import WorkerState
 from roles.settings import Checkpoint, Settings
-from roles.strategy import FedAvg
 from transports.inproc import Hub, InprocEndpoint
 
 

@@ -10,11 +10,11 @@ from lightning.pytorch import Trainer as Lightning
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from roles import seeds
+from roles.algorithms.fedavg import FedAvg
 from roles.context import Context
 from roles.errors import BadModel
 from roles.fit import Evaluation, LocalTraining, build_seeded
 from roles.settings import Settings
-from roles.strategy import FedAvg
 from tests.roles import oracle
 from tests.roles.federation import Record, Reporter
 from tests.roles.specimens import Classifier, Points, classifier, points

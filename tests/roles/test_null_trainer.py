@@ -2,10 +2,10 @@
 
 import torch
 
+from roles.algorithms.fedavg import FedAvg
 from roles.context import Context
 from roles.null import NullTrainer
 from roles.settings import Settings
-from roles.strategy import FedAvg
 from roles.trainer import Task
 from tests.roles.federation import Record, Reporter
 from transports.base import ChannelSpec

@@ -51,7 +51,7 @@ def test_pieces_make_the_same_sum_to_the_bit(shapes, weights, cuts):
     whole, parts = WeightedSum(specs), WeightedSum(specs)
     for seed, weight in enumerate(weights):
         state = random_state(shapes, seed)
-        whole.add(state, float(weight), 3, merged=False)
+        whole.add({WEIGHTS: state}, {"weight": float(weight), "samples": 3})
         assert add_in_pieces(parts, update(state, float(weight)), cuts) is None
     assert (whole.total, whole.samples, whole.count) == (parts.total, parts.samples, parts.count)
     for name, value in whole.memory.groups[WEIGHTS].items():
@@ -73,7 +73,7 @@ def test_a_bad_value_in_a_late_piece_is_named_and_the_sum_can_be_made_anew(bad):
     assert add_in_pieces(total, update(spoilt, 5.0), [5]) == "entry 'entry1' has values that are not finite"
     total.clear()
     assert add_in_pieces(total, update(good, 2.0), [7]) is None
-    expected.add(good, 2.0, 3, merged=False)
+    expected.add({WEIGHTS: good}, {"weight": 2.0, "samples": 3, "merged": False})
     for name, value in expected.memory.groups[WEIGHTS].items():
         assert torch.equal(value, total.memory.groups[WEIGHTS][name])
     assert total.count == 1

@@ -10,7 +10,7 @@ import torch
 from roles.errors import BadModel
 from roles.settings import Checkpoint, Quorum, Settings, Stop
 from roles.state import model_sha256
-from roles.strategy import State, Strategy
+from roles.strategy import Gathered, State, Strategy
 from tests.roles import oracle
 from tests.roles.federation import PATIENCE, Job, Record, federate, two_tier
 from tests.roles.specimens import Classifier, Points, classifier, mlp
@@ -124,9 +124,9 @@ class Counted(Strategy):
 
     steps = 0
 
-    def step(self, current: State, mean: State, round: int) -> State:
+    def step(self, current: State, gathered: Gathered, round: int) -> State:
         self.steps += 1
-        return mean
+        return gathered.mean
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps}

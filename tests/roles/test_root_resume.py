@@ -13,7 +13,7 @@ from roles import seals
 from roles.errors import BadModel
 from roles.fit import LocalEntries
 from roles.settings import Checkpoint, Quorum, Settings, Share, Stop
-from roles.strategy import State, Strategy
+from roles.strategy import Gathered, State, Strategy
 from roles.trainer import Task, Trainer
 from tests.roles.federation import PATIENCE, Job, Killed, Layout, Record, coordinated, federate, three_tier, two_tier
 from tests.roles.specimens import Classifier, Points, classifier, mlp
@@ -48,11 +48,11 @@ class Momentum(Strategy):
     def __init__(self) -> None:
         self.velocity: dict[str, Tensor] = {}
 
-    def step(self, current: State, mean: State, round: int) -> State:
+    def step(self, current: State, gathered: Gathered, round: int) -> State:
         stepped = {}
         for name, value in current.items():
             old = self.velocity.get(name, torch.zeros_like(value))
-            self.velocity[name] = 0.5 * old + (value - mean[name])
+            self.velocity[name] = 0.5 * old + (value - gathered.mean[name])
             stepped[name] = value - self.velocity[name]
         return stepped
 
@@ -127,11 +127,11 @@ def test_a_root_that_is_started_anew_goes_on_with_workers_that_have_been_further
     died: list[int] = []
 
     class Fragile(Momentum):
-        def step(self, current: State, mean: State, now: int) -> State:
+        def step(self, current: State, gathered: Gathered, now: int) -> State:
             if now == round and not died:
                 died.append(now)
                 raise Killed("in the middle of its step")
-            return super().step(current, mean, now)
+            return super().step(current, gathered, now)
 
     records = federate(LAYOUTS[topology](), job(tmp_path, strategy=Fragile), restart=True)
     assert died == [round]

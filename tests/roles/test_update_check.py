@@ -10,12 +10,11 @@ from transports.message import Header, Message, TensorSpec
 
 STATE = {"w": torch.ones(2, 3, dtype=torch.float16), "n": torch.tensor(4)}
 SPECS = {name: TensorSpec(value.dtype, tuple(value.shape)) for name, value in STATE.items()}
-SUMS = WeightedSum(SPECS).sum_specs
 GOOD: Mapping[str, Any] = {"weight": 3.0, "samples": 3, "merged": False}
 
 
 def check(header: Header) -> str | None:
-    return check_header(header, round=2, specs=SPECS, sum_specs=SUMS)
+    return check_header(header, round=2, total=WeightedSum(SPECS))
 
 
 def update(state: Mapping[str, torch.Tensor] = STATE, *, kind: str = "update", round: int = 2, **scalars: Any) -> Header:

@@ -70,7 +70,7 @@ def test_the_mean_equals_numpy_in_double_precision(weights: list[float], seed: i
     states = [random_state(seed * 10 + index) for index in range(len(weights))]
     total = WeightedSum(specs_of(states[0]))
     for state, weight in zip(states, weights, strict=True):
-        total.add(state, weight, 3, merged=False)
+        total.add({WEIGHTS: state}, {"weight": weight, "samples": 3, "merged": False})
     assert_close(total.mean(), states, weights)
 
 
@@ -87,10 +87,10 @@ def merged_tree(states: list[State], weights: list[float], split: st.DataObject)
             message = below.message(1)
             scalars = message.scalars
             assert scalars["merged"] is True
-            total.add(dict(message.groups[WEIGHTS]), float(scalars["weight"]), int(scalars["samples"]), merged=True)
+            total.add(message.groups, scalars)
         else:
             for state, weight in zip(part, shares, strict=True):
-                total.add(state, weight, 1, merged=False)
+                total.add({WEIGHTS: state}, {"weight": weight, "samples": 1, "merged": False})
     return total
 
 
@@ -109,7 +109,7 @@ def test_the_same_calls_give_the_same_bits() -> None:
         states = [random_state(index) for index in range(5)]
         total = WeightedSum(specs_of(states[0]))
         for index, state in enumerate(states):
-            total.add(state, 0.1 + index, 1, merged=False)
+            total.add({WEIGHTS: state}, {"weight": 0.1 + index, "samples": 1, "merged": False})
         return total.mean()
 
     one, other = mean(), mean()
@@ -119,7 +119,7 @@ def test_the_same_calls_give_the_same_bits() -> None:
 def test_one_update_is_its_own_mean() -> None:
     state = random_state(7)
     total = WeightedSum(specs_of(state))
-    total.add(state, 4.0, 4, merged=False)
+    total.add({WEIGHTS: state}, {"weight": 4.0, "samples": 4, "merged": False})
     mean = total.mean()
     assert all(torch.equal(mean[name].to(value.dtype), value) for name, value in state.items())
 
@@ -128,8 +128,8 @@ def test_updates_are_never_written_to() -> None:
     state = random_state(1)
     before = {name: value.clone() for name, value in state.items()}
     total = WeightedSum(specs_of(state))
-    total.add(state, 2.0, 2, merged=False)
-    total.add(state, 3.0, 3, merged=False)
+    total.add({WEIGHTS: state}, {"weight": 2.0, "samples": 2, "merged": False})
+    total.add({WEIGHTS: state}, {"weight": 3.0, "samples": 3, "merged": False})
     total.mean()
     assert all(torch.equal(before[name], value) for name, value in state.items())
 
@@ -137,12 +137,12 @@ def test_updates_are_never_written_to() -> None:
 def test_total_samples_and_count_are_those_of_the_updates() -> None:
     state = {"w": torch.ones(2)}
     total = WeightedSum(specs_of(state))
-    total.add(state, 2.5, 10, merged=False)
-    total.add(state, 4.0, 7, merged=True)
+    total.add({WEIGHTS: state}, {"weight": 2.5, "samples": 10, "merged": False})
+    total.add({WEIGHTS: state}, {"weight": 4.0, "samples": 7, "merged": True})
     assert (total.total, total.samples, total.count) == (6.5, 17, 2)
     message = total.message(9)
     assert (message.kind, message.round) == ("update", 9)
-    assert dict(message.scalars) == {"weight": 6.5, "samples": 17, "merged": True}
+    assert dict(message.scalars) == {"weight": 6.5, "samples": 17, "updates": 2, "merged": True}
 
 
 def test_the_mean_of_no_updates_is_an_error() -> None:
@@ -173,7 +173,7 @@ def test_many_half_precision_updates_do_not_lose_their_small_differences() -> No
     state = {"w": torch.full((4,), 1.0009765625, dtype=torch.float16)}
     total = WeightedSum(specs_of(state))
     for _ in range(1000):
-        total.add(state, 100.0, 100, merged=False)
+        total.add({WEIGHTS: state}, {"weight": 100.0, "samples": 100, "merged": False})
     torch.testing.assert_close(total.mean()["w"], torch.full((4,), 1.0009765625), rtol=1e-4, atol=0)
 
 
@@ -181,8 +181,8 @@ def test_many_half_precision_updates_do_not_lose_their_small_differences() -> No
 def test_eight_bit_floats_are_averaged_in_single_precision(dtype: torch.dtype) -> None:
     one, three = torch.ones(3).to(dtype), torch.full((3,), 3.0).to(dtype)
     total = WeightedSum({"w": TensorSpec(dtype, (3,))})
-    total.add({"w": one}, 1.0, 1, merged=False)
-    total.add({"w": three}, 3.0, 3, merged=False)
+    total.add({WEIGHTS: {"w": one}}, {"weight": 1.0, "samples": 1, "merged": False})
+    total.add({WEIGHTS: {"w": three}}, {"weight": 3.0, "samples": 3, "merged": False})
     assert total.mean()["w"].tolist() == [2.5, 2.5, 2.5]
 
 
@@ -190,6 +190,9 @@ def test_counters_take_the_largest_value_also_beyond_what_a_signed_integer_holds
     largest = 2**64 - 1
     total = WeightedSum({"n": TensorSpec(torch.uint64, ()), "b": TensorSpec(torch.bool, ())})
     for number, flag in ((3, False), (largest, True), (5, False)):
-        total.add({"n": torch.tensor(number, dtype=torch.uint64), "b": torch.tensor(flag)}, 1.0, 1, merged=False)
+        total.add(
+            {WEIGHTS: {"n": torch.tensor(number, dtype=torch.uint64), "b": torch.tensor(flag)}},
+            {"weight": 1.0, "samples": 1, "merged": False},
+        )
     mean = total.mean()
     assert (int(mean["n"].numpy()), bool(mean["b"])) == (largest, True)

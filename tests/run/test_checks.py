@@ -57,7 +57,7 @@ def test_a_document_with_an_interpolation_that_leads_nowhere_is_a_problem() -> N
 
 
 def test_a_typo_in_a_target_is_told_before_anything_starts() -> None:
-    found = problems("model.module._target_=flame_run.models.mnist.MnistCCN", "algorithm._target_=roles.strategy.FedAvgg")
+    found = problems("model.module._target_=flame_run.models.mnist.MnistCCN", "algorithm._target_=roles.algorithms.fedavg.FedAvgg")
     assert "MnistCNN" in found["model.module._target_"]
     assert "FedAvg" in found["algorithm._target_"]
 

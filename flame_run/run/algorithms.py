@@ -1,0 +1,178 @@
+"""Whether algorithm, selector, sampler and privacy fit the topology and each other, told from their traits; no torch."""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from omegaconf import DictConfig, OmegaConf
+
+from flame_run.errors import Problem
+from flame_run.topology.plan import Plan
+from roles.catalogue import TRAITS, Traits
+from roles.tags import COORDINATE, DISTRIBUTE, FETCH, RING_ALLREDUCE
+
+PARTS: Final = {
+    "algorithm": ("roles.algorithms.", "the `_target_` of a roles.strategy.Strategy"),
+    "selector": ("roles.selectors.", "the `_target_` of a roles.selectors.selector.Selector"),
+    "sampler": ("roles.samplers.", "the `_target_` of a roles.samplers.sampler.Sampler"),
+    "privacy": ("roles.privacy.", "the `_target_` of a roles.privacy.privacy.Privacy"),
+}
+"""Group -> where its shipped classes are, and what it takes."""
+DEFAULTS: Final = {"selector": "all", "sampler": "all", "privacy": "none"}
+
+
+def check_parts(cfg: DictConfig) -> list[Problem]:
+    """What is wrong with the four groups by themselves."""
+    return [problem for group in PARTS if (problem := _check(group, _target(cfg, group))) is not None]
+
+
+def _target(cfg: DictConfig, group: str) -> Any:
+    return OmegaConf.select(cfg, f"{group}._target_")
+
+
+def _check(group: str, target: Any) -> Problem | None:
+    home, legal = PARTS[group]
+    if not isinstance(target, str):
+        return Problem(f"{group}._target_", target, "names no class", legal)
+    other = next((each for each, (prefix, _) in PARTS.items() if each != group and target.startswith(prefix)), None)
+    if target in TRAITS and not target.startswith(home):
+        return Problem(f"{group}._target_", target, f"is of the group {other}", legal)
+    return None
+
+
+def check_fit(cfg: DictConfig, plan: Plan) -> list[Problem]:
+    """What the topology cannot serve, and what cannot be combined. The groups are right by themselves."""
+    traits = {group: _traits(str(_target(cfg, group))) for group in PARTS}
+    shape = _Shape(plan)
+    rules = (_of_levels, _of_coordinators, _of_rings, _of_combinations, _of_buffers, _of_shares)
+    return [problem for rule in rules for problem in rule(cfg, traits, shape)]
+
+
+def _traits(target: str) -> Traits:
+    """Those of a shipped class from the list; a class of the user's own is asked, and found wanting elsewhere."""
+    if target in TRAITS:
+        return TRAITS[target]
+    from flame_run import torchvision_guard  # noqa: PLC0415 - imports torch, which shipped classes do not need here
+
+    torchvision_guard.install()
+    module, _, name = target.rpartition(".")
+    found = getattr(getattr(importlib.import_module(module), name), "traits", None)
+    return found if isinstance(found, Traits) else Traits()
+
+
+class _Shape:
+    """What the rules ask of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.tags: dict[str, set[str]] = {}
+        for channel in plan.channels:
+            for role, tags in channel.func_tags.items():
+                self.tags.setdefault(role, set()).update(tags)
+        self.middles = [role for role, tags in self.tags.items() if {DISTRIBUTE, FETCH} <= tags]
+        self.coordinated = any(COORDINATE in tags for tags in self.tags.values())
+        self.rings = [role for role, tags in self.tags.items() if RING_ALLREDUCE in tags]
+        self.serves = any(DISTRIBUTE in tags for tags in self.tags.values())
+
+
+def _name(cfg: DictConfig, group: str) -> str:
+    return str(_target(cfg, group)).rpartition(".")[2]
+
+
+def _problem(cfg: DictConfig, group: str, reason: str, legal: str = "") -> Problem:
+    legal = legal or (f"{group}={DEFAULTS[group]}" if group in DEFAULTS else "such as algorithm=fedavg")
+    return Problem(group, _name(cfg, group), reason, legal)
+
+
+def _of_levels(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
+    if not shape.middles:
+        return
+    middle = shape.middles[0]
+    if not traits["algorithm"].mergeable:
+        yield _problem(cfg, "algorithm", f"needs every update by itself, and the middle aggregators ({middle}) pass on sums")
+    for group in ("selector", "sampler"):
+        if traits[group].hears:
+            yield _problem(cfg, group, f"looks at single trainers at the root, and the middle aggregators ({middle}) pass on sums")
+
+
+def _of_coordinators(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
+    if shape.coordinated and traits["selector"].selects:
+        yield _problem(cfg, "selector", "who takes part in a round is for the coordinator to say in this topology")
+    if shape.coordinated and traits["algorithm"].surveys:
+        yield _problem(cfg, "algorithm", "asks twice in a round, and the coordinator maps trainers once")
+
+
+def _of_rings(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
+    if not shape.rings:
+        return
+    ring, algorithm = shape.rings[0], traits["algorithm"]
+    if not shape.serves and not algorithm.serverless:
+        yield _problem(cfg, "algorithm", "takes a step at a server, and this topology has none", "algorithm=fedavg or fedprox")
+    elif not algorithm.plain:
+        reason = f"sends more than weights averaged by samples, and the ring of role {ring} averages just these"
+        yield _problem(cfg, "algorithm", reason)
+    if algorithm.asynchronous:
+        yield _problem(cfg, "algorithm", f"is asynchronous, and the workers of role {ring} wait for each other in their ring")
+    if traits["selector"].selects:
+        yield _problem(cfg, "selector", f"all workers of role {ring} are needed in their ring")
+    if traits["sampler"].hears:
+        yield _problem(cfg, "sampler", f"looks at single trainers, and the ring of role {ring} averages them")
+    if _name(cfg, "privacy") != "Open":
+        yield _problem(cfg, "privacy", f"the workers of role {ring} exchange parts of their weights with each other")
+    if OmegaConf.select(cfg, "job.simulatedTime") is not None:
+        yield Problem("job.simulatedTime", None, f"the ring of role {ring} knows no virtual clock", "null")
+
+
+def _of_combinations(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
+    algorithm, codecs = traits["algorithm"], OmegaConf.select(cfg, "transport.codec") or {}
+    if algorithm.groups and _name(cfg, "privacy") != "Open":
+        yield _problem(cfg, "privacy", f"{_name(cfg, 'algorithm')} sends tensors besides the weights, which would not be protected")
+    if algorithm.asynchronous and traits["selector"].selects:
+        yield _problem(cfg, "selector", "an asynchronous aggregator asks whoever is free; see algorithm.concurrency")
+    if algorithm.asynchronous and traits["sampler"].hears:
+        yield _problem(cfg, "sampler", "steers whole rounds, and an asynchronous job has none")
+    if algorithm.surveys and algorithm.asynchronous:
+        yield _problem(cfg, "algorithm", "asks everybody before they train, which an asynchronous job cannot")
+    if codecs and algorithm.groups:
+        reason = f"{_name(cfg, 'algorithm')} sends tensors besides the weights, which codecs do not encode"
+        yield Problem("transport.codec", sorted(map(str, codecs)), reason, "{}")
+    elif codecs and algorithm.differences and "delta" in str(codecs):
+        reason = f"the updates of {_name(cfg, 'algorithm')} are differences already"
+        yield Problem("transport.codec", sorted(map(str, codecs)), reason, "codecs without delta")
+    if codecs and _serves_several(shape):
+        reason = "an aggregator hands models down on several channels, which take them as they are"
+        yield Problem("transport.codec", sorted(map(str, codecs)), reason, "{}")
+
+
+def _serves_several(shape: _Shape) -> bool:
+    bound: dict[str, int] = {}
+    for channel in shape.plan.channels:
+        for role, tags in channel.func_tags.items():
+            bound[role] = bound.get(role, 0) + (DISTRIBUTE in tags)
+    return any(count > 1 for count in bound.values())
+
+
+def _of_buffers(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
+    size, repeat = OmegaConf.select(cfg, "algorithm.buffer_size"), OmegaConf.select(cfg, "algorithm.repeat")
+    if not traits["algorithm"].asynchronous or repeat or not isinstance(size, int):
+        return
+    for root in shape.plan.roots:
+        ends = sum(len(shape.plan.ends(root, channel)) for channel in shape.plan.distributes_on(root))
+        if size > ends:
+            reason = f"{root} has {ends} end{'s' * (ends != 1)}, and each counts once in a buffer"
+            yield Problem("algorithm.buffer_size", size, reason, f"at most {ends}, or algorithm.repeat=true")
+
+
+def _of_shares(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
+    roles = OmegaConf.select(cfg, "job.roles") or {}
+    for role, own in roles.items():
+        if not (own or {}).get("share"):
+            continue
+        where = f"job.roles.{role}.share"
+        above = {each for channel in shape.plan.channels if role in channel.pair for each in channel.pair if each != role}
+        if above & set(shape.middles):
+            yield Problem(where, "", "the sums of middle aggregators hold all entries", "roles whose updates go to the root")
+        if not traits["algorithm"].plain:
+            yield Problem(where, "", f"{_name(cfg, 'algorithm')} needs all entries of all trainers", "such as algorithm=fedavg")
+        if OmegaConf.select(cfg, "transport.codec"):
+            yield Problem(where, "", "codecs encode the whole model", "transport.codec={}")

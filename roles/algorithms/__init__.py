@@ -1,0 +1,1 @@
+"""The shipped algorithms, one module each: paper, formula, server half, client half."""

@@ -1,0 +1,177 @@
+"""The ends of an aggregator: hands models down to them and folds what they answer."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+
+from roles.average import WEIGHTS, WeightedSum
+from roles.choice import Choice
+from roles.codecs.messages import codec_for, pack, restore
+from roles.collect import Collect
+from roles.context import Context
+from roles.ends import Ends
+from roles.gather import Gather
+from roles.kinds import SURVEY, TRAIN, VIRTUAL_TIME
+from roles.part import Report
+from roles.round import Round
+from roles.settings import Quorum
+from roles.shares import Shares
+from roles.task import Task
+from roles.upward import next_event
+from transports.base import Channel, Event
+from transports.message import Message, Specs
+
+log = logging.getLogger(__name__)
+
+
+class Below:
+    """The ends on the channels where `distribute` and `aggregate` are bound, of one aggregator.
+
+    Args:
+        context: of the aggregator.
+        channels: those channels, open, in the order of the plan.
+        receive_on: all channels on which the ends may say something.
+        root: whether nobody is above.
+    """
+
+    def __init__(self, context: Context, channels: Sequence[Channel], receive_on: Sequence[Channel], *, root: bool) -> None:
+        self.context = context
+        self.channels = list(channels)
+        self.listens_on = list(receive_on)
+        names = [channel.spec.name for channel in channels]
+        self.quorum: Quorum = context.settings.quorum_of(names[0]) if len(names) == 1 else context.settings.quorum
+        self.names: tuple[str, ...] = tuple(end for channel in channels for end in channel.spec.ends)
+        self.ends = Ends(self.names, self.quorum)
+        self.choice = Choice(context, self.names)
+        self.allocate_sum: Callable[[str, int, Specs], Message] = Message.allocate
+        """Makes the message that the sum of a round lies in: where it can be sent from without another copy."""
+        self.now: float | None = None
+        """Where a virtual clock runs: its time when the last round closed."""
+        self._channel_of = {end: channel for channel in channels for end in channel.spec.ends}
+        self._shares = Shares(context, self._channel_of)
+        self._down, self._up = codec_for(context, "distribute"), codec_for(context, "aggregate")
+        self._buffer = context.strategy.buffer(root=root)
+        self._lasting: Round | None = None
+        """Of an asynchronous aggregator: lives on from round to round."""
+        self._total: WeightedSum | None = None
+        self._sent: tuple[Task, Message] | None = None
+        self.newly_excluded: dict[str, str] = {}
+        """Ends that get no more models since the last round, and why."""
+
+    def distribute(self, task: Task) -> None:
+        """Send the model of the round to its ends, packed once.
+
+        Who is away gets it when it is back, who still works on an earlier round when it is done with that.
+        """
+        while (event := next_event(self.receive, 0.0)) is not None:
+            self.note_between(event)
+        sent = self._packed(task)
+        # An asynchronous aggregator hands the model out whenever somebody is free.
+        ends = [] if self._buffer is not None else [end for end in task.ends if self.ends.free(end)]
+        for channel, some in self._shares.by_message(ends):
+            self.ends.ask(channel, self._shares.message(some[0], sent), some)
+        self.context.reporter.metrics(task.round, {"distribute_bytes": self._shares.nbytes(ends)})
+
+    def collect(self, task: Task) -> WeightedSum:
+        """Fold the updates of the round.
+
+        Raises:
+            RoundFailed: fewer ends can deliver than are needed; the text names who and why.
+        """
+        sent, total, excluded = self._packed(task), self._empty_sum(task), set(self.ends.excluded)
+        round, self._total = self._round(task), total
+        round.begin(sent, task.ends)
+        try:
+            round.fold_into(total)
+        finally:
+            self._report(task, round.missing, self.ends.excluded.keys() - excluded)
+        self.now = round.now
+        if task.phase == TRAIN:
+            restore(total, self._up, sent, self._down)
+        return total
+
+    def _packed(self, task: Task) -> Message:
+        """The model of the round as its ends get it, packed once."""
+        if self._sent is None or self._sent[0] is not task:
+            self._sent = (task, pack(self._down if task.phase == TRAIN else None, task.model, self.channels[0].allocate))
+            self._shares.begin(self._sent[1])
+        return self._sent[1]
+
+    def receive(self, timeout: float | None) -> Event:
+        """The next event of the ends."""
+        return self.context.endpoint.receive(self.listens_on, timeout)
+
+    def note_between(self, event: Event) -> None:
+        """Take an event of the ends into account while no round is open."""
+        if self._lasting is not None and self._total is not None:
+            self._lasting.note(event, self._total)
+        else:
+            self.ends.note_between(event)
+
+    def _empty_sum(self, task: Task) -> WeightedSum:
+        strategy, parts = self.context.strategy, self.context.parts
+        if task.phase == SURVEY:
+            return WeightedSum({}, names=strategy.sums)
+        names = [name for part in parts if not (part is strategy and strategy.traits.surveys) for name in part.sums]
+        specs = task.model.specs
+        return WeightedSum(specs[WEIGHTS], self.allocate_sum, more=strategy.up_specs(specs), names=names)
+
+    def _round(self, task: Task) -> Round:
+        if self._lasting is not None:
+            return self._lasting
+        trains = task.phase == TRAIN
+        round = Round(
+            self._collect_of(task) if self._buffer is None else self._gather(),
+            self.ends,
+            ask=self._ask,
+            receive=self.receive,
+            codec=self._up if trains else None,
+            entries=self._shares.entries if trains else None,
+            staleness_weight=self.context.strategy.staleness_weight,
+            heard=self.choice.heard if trains else _unheard,
+        )
+        self._lasting = None if self._buffer is None else round
+        return round
+
+    def _ask(self, model: Message, end: str) -> None:
+        self.ends.ask(self._channel_of[end], self._shares.message(end, model), [end])
+
+    def _collect_of(self, task: Task) -> Collect:
+        quorum, settings, virtual = self.quorum, self.context.settings, self.context.settings.simulated is not None
+        make = partial(Collect, task.ends, rejoin_timeout=quorum.rejoin_timeout, eager=settings.eager, virtual=virtual)
+        if task.phase == SURVEY:
+            return make(needed=None if quorum.tolerant else quorum.needed(len(task.ends), 0))
+        now = time.monotonic() if not virtual else virtual_time(task.model)
+        if task.needed is not None:
+            return make(needed=min(task.needed, len(task.ends)), deadline=0.0)
+        if task.limit is not None:
+            return make(needed=1, deadline=quorum.deadline, limit=now + task.limit)
+        needed = None if quorum.tolerant else quorum.needed(len(task.ends), 0)
+        return make(needed=needed, deadline=quorum.deadline)
+
+    def _gather(self) -> Gather:
+        assert self._buffer is not None
+        needed = None if self.quorum.tolerant else self.quorum.needed(len(self.names), 0)
+        virtual = self.context.settings.simulated is not None
+        return Gather(self.names, self._buffer, needed=needed, rejoin_timeout=self.quorum.rejoin_timeout, virtual=virtual)
+
+    def _report(self, task: Task, missing: Mapping[str, str], excluded: Iterable[str]) -> None:
+        """Say what a round went without."""
+        if task.phase == TRAIN:
+            self.choice.missed(task.round, missing)
+        for end, reason in missing.items():
+            log.warning("round %d goes without %s: %s", task.round, end, reason)
+        values = {**self.ends.report(), **({"missing_ends": len(missing)} if missing else {})}
+        if values:
+            self.context.reporter.metrics(task.round, values)
+        self.newly_excluded = {end: self.ends.excluded[end] for end in excluded}
+
+
+def virtual_time(model: Message) -> float:
+    """The time of the virtual clock at which `model` is handed out."""
+    return float(model.scalars.get(VIRTUAL_TIME, 0.0))
+
+
+def _unheard(report: Report) -> None:
+    """Nobody wants to know what the answer to a survey said."""

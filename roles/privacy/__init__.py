@@ -1,0 +1,1 @@
+"""What keeps updates from telling too much."""

@@ -1,0 +1,1 @@
+"""Which samples a trainer trains on in a round."""
