@@ -28,6 +28,7 @@ FaultKind = Literal[
     "duplicate",
     "reorder",
     "corrupt",
+    "corrupt_offer",
     "break_before_offer",
     "break_after_offer",
     "break_before_fetch",
@@ -41,7 +42,9 @@ FaultKind = Literal[
 - `drop`: it never arrives; its sender learns of that only when the connection breaks.
 - `duplicate`: it is offered twice.
 - `reorder`: it is held until the next one to the same end has passed.
-- `corrupt`: a bit of its payload is turned over on the way, or of its header where it has no payload.
+- `corrupt`: a bit of its payload is turned over on the way, which is found when it is fetched.
+- `corrupt_offer`: a bit of its header is turned over on the way, or of a payload that comes with it. Nobody can say what it
+  was, so that the connection breaks. The same becomes of `corrupt` where there is no payload.
 - `break_...`: the connection breaks at that moment. Before `accept` the receiver has taken a message that is lost for
   its sender.
 """
@@ -204,8 +207,10 @@ class FaultyHub(Hub):
     def _arrive(self, offer: _Offer) -> None:
         if offer.lost or offer.kind == "drop":
             return
-        if offer.kind == "corrupt" and not offer.header.nbytes:
-            self._reject(offer, encode_header(offer.header, Limits()))
+        if offer.kind == "corrupt_offer" or (offer.kind == "corrupt" and not offer.header.nbytes):
+            expected, found = _turned_over(encode_header(offer.header, Limits()))
+            offer.receiver.count_refused()
+            self._cut(offer, f"an offer whose checksum is {found:08x}, not {expected:08x}")
             return
         self._break(offer, "break_before_offer")
         if offer.lost:
@@ -213,6 +218,8 @@ class FaultyHub(Hub):
         offer.sender.hand_over(offer)
         self._break(offer, "break_after_offer")
         if offer.kind == "duplicate":
+            # Its sender may use the memory again once the first one is answered; a network has its own.
+            offer.parcel.payload.pin()
             offer.sender.hand_over(_Offer(offer.parcel, offer.receiver, offer.sender))
 
     @override
@@ -240,11 +247,14 @@ class FaultyHub(Hub):
         fault = offer.fault
         if fault is None or fault.kind != moment:
             return
-        offer.fault = None
+        self._cut(offer, moment)
+
+    def _cut(self, offer: _Offer, why: str) -> None:
+        fault, offer.fault = offer.fault, None
         name, sender, end = offer.channel.spec.name, offer.sender.owner, offer.receiver.owner
         if offer.sender.peers.get(end) is offer.receiver:
-            self.sever(sender, end, f"its connection broke, as planned: {moment}", channel=name)
-            if fault.mend:
+            self.sever(sender, end, f"its connection broke, as planned: {why}", channel=name)
+            if fault is not None and fault.mend:
                 self.mend(sender, end, channel=name)
 
     def _reject(self, offer: _Offer, sent: bytes) -> None:

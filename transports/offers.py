@@ -109,10 +109,9 @@ class CoreOffer(Offer):
                 self._payload = payload
 
     def fail(self, error: TransportError) -> None:
-        """Say that the payload will not come; does nothing if it has."""
+        """Say that nothing will come any more; who has the whole payload keeps it."""
         with self._mailbox.changing():
-            if self._payload is None:
-                self._error = self._error or error
+            self._error = self._error or error
 
     def lose(self, reason: str) -> None:
         """Say that the sender is gone."""

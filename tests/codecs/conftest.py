@@ -1,42 +1,14 @@
-"""What the tests of the codecs share: the guard before Lightning is imported, one torch thread, quiet Lightning."""
+"""What the tests of the codecs share: quiet Lightning, one torch thread."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from flame_run import torchvision_guard
+from tests.quiet_lightning import let_train, quiet_lightning
 
-torchvision_guard.install()
-
-HERE = Path(__file__).parent
-LIGHTNING_ADVICE = (
-    "ignore:.*does not have many workers:Warning",
-    "ignore:The number of training batches:Warning",
-    "ignore:GPU available but not used:Warning",
-    "ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning",
-)
+__all__ = ["quiet_lightning"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the jobs of this folder train without Lightning's advice turning into errors."""
-    for item in items:
-        if HERE in item.path.parents:
-            for advice in LIGHTNING_ADVICE:
-                item.add_marker(pytest.mark.filterwarnings(advice))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's banners out of the output and torch on one thread, as workers have it."""
-    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
-    levels, threads = [logger.level for logger in loggers], torch.get_num_threads()
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    """Let the jobs of this folder train."""
+    let_train(items, Path(__file__).parent)

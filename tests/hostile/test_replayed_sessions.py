@@ -1,7 +1,6 @@
 """What a worker has said is said again by somebody who has listened: word for word, in another order, and while it still speaks."""
 
 import random
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,9 +14,9 @@ from flame_run.control.errors import SessionRefused
 from flame_run.control.grpc_session import GrpcSession
 from flame_run.control.server import ControlServer
 from flame_run.topology.plan import Plan, Worker
+from tests.e2e.wiretap import Wiretap
 from tests.hostile import h2
 from tests.hostile.conftest import FOLDER, Siege, ports_of
-from tests.hostile.recorder import Recorder
 from tests.hostile.strangers import Door
 
 ANSWER = 15.0
@@ -64,7 +63,7 @@ def place() -> Iterator[Any]:
 def test_a_registration_that_was_heard_does_not_take_the_place_of_the_session_that_made_it(place: Any) -> None:
     server, controller, events = place
     port = int(server.address.rpartition(":")[2])
-    with Recorder(lambda: port) as recorder, GrpcSession(recorder.address, controller.token, "trainer-0") as session:
+    with Wiretap(server.address) as recorder, GrpcSession(recorder.address, controller.token, "trainer-0") as session:
         session.open(10)
         session.metrics(1, {"loss": 1.0})
         for number in range(3):
@@ -83,13 +82,11 @@ def test_a_registration_that_was_heard_does_not_take_the_place_of_the_session_th
 def test_a_worker_whose_connection_broke_comes_back_though_somebody_replays_it(place: Any) -> None:
     server, controller, events = place
     port = int(server.address.rpartition(":")[2])
-    with Recorder(lambda: port) as recorder, GrpcSession(recorder.address, controller.token, "trainer-0") as session:
+    with Wiretap(server.address) as recorder, GrpcSession(recorder.address, controller.token, "trainer-0") as session:
         session.open(10)
         session.metrics(1, {"loss": 1.0})
         said = recorder.said()[0]
-        for each in list(recorder._sockets[1:]):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        recorder.mend()
         Replay(Door(port, control=True), said).finish()
         session.metrics(2, {"loss": 2.0})
         session.close()
@@ -110,13 +107,13 @@ class Tapped:
     """
 
     def __init__(self, folder: Path, start: Any, stack: ExitStack, *security: str) -> None:
-        self.channels = stack.enter_context(Recorder(lambda: self._of_aggregator()[0]))
+        self.channels = stack.enter_context(Wiretap(lambda: f"127.0.0.1:{self._of_aggregator()[0]}"))
         external = ("launcher=external", "launcher.local=[aggregator]", f"transport.advertise={self.channels.address}")
         self.siege = Siege(folder, *external, "transport=grpc", "faults.heartbeat=10", *security)
         stack.callback(self._end)
         run = self.siege.run
         self.port = int(run.await_line(r"^waiting at").split()[2].rpartition(":")[2])
-        self.control = stack.enter_context(Recorder(lambda: self.port))
+        self.control = stack.enter_context(Wiretap(f"127.0.0.1:{self.port}"))
         (line,) = [each for each in [run.await_line("--worker trainer-0")] if each]
         bundles = Path(line.split()[-1]).parent
         approved = ("approve.targets=[gated.*]", f"python_path=[{FOLDER}]")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from roles.errors import RoundFailed
 from roles.settings import Quorum, Settings
 from roles.state import model_sha256
 from tests.roles.federation import PATIENCE, Job, Layout, Record, coordinated, federate, three_tier, two_tier
@@ -40,9 +41,21 @@ def bits(folder: Path) -> str:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_connections_that_break_and_come_back_change_no_bit_of_the_model(name: str, seed: int, tmp_path: Path) -> None:
     succeed(LAYOUTS[name](), job(tmp_path / "calm"))
-    hub = FaultyHub(Chance(seed, rate=0.25, kinds=(*BREAKS, "delay", "duplicate"), most=12))
+    hub = FaultyHub(Chance(seed, rate=0.25, kinds=(*BREAKS, "delay", "duplicate", "corrupt_offer"), most=12))
     records = succeed(LAYOUTS[name](), job(tmp_path / "rough"), hub)
     assert hub.happened
     assert bits(tmp_path / "rough") == bits(tmp_path / "calm")
     root = next(record for record in records.values() if record.results)
     assert root.metrics_of("samples") == dict.fromkeys((1, 2, 3), sum(SIZES))
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_corrupt_update_is_not_counted_and_without_it_the_job_ends(name: str, seed: int, tmp_path: Path) -> None:
+    hub = FaultyHub(Chance(seed, rate=0.1, kinds=(*BREAKS, "corrupt", "corrupt_offer"), most=12))
+    records = federate(LAYOUTS[name](), job(tmp_path), hub=hub)
+    corrupt = any(fault.kind == "corrupt" for _, fault in hub.happened)
+    errors = {name: record.error for name, record in records.items() if record.error is not None}
+    assert corrupt or not errors
+    # All ends are needed: either the root says whose update was corrupt, or no update was.
+    assert not errors or any(isinstance(error, RoundFailed) and "corrupt" in str(error) for error in errors.values())

@@ -3,15 +3,21 @@
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Self
 
 
 class Cable:
-    """A way to a listening socket that can be cut (connections break), blocked (nothing passes any more) and mended."""
+    """A way to a listening socket that can be cut (connections break), blocked (nothing passes any more) and mended.
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
+    Args:
+        target: `host:port`, or what says it when a connection comes.
+    """
+
+    def __init__(self, target: str | Callable[[], str]) -> None:
+        self._target = target
+        self._connections = 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
         self._whole = True
@@ -21,6 +27,11 @@ class Cable:
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
+
+    def passing(self, number: int, data: bytes, *, there: bool) -> bytes:
+        """What becomes of `data` of connection `number`, from 0, on its way `there` (to the target) or back."""
+        del number, there
+        return data
 
     def cut(self) -> None:
         """Break every connection, and refuse new ones."""
@@ -55,6 +66,12 @@ class Cable:
         for thread in self._threads:
             thread.join()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _accept(self) -> None:
         while True:
             try:
@@ -68,21 +85,23 @@ class Cable:
             try:
                 if not self._whole:
                     raise ConnectionRefusedError
-                far = socket.create_connection(self._target)
+                host, _, port = (self._target if isinstance(self._target, str) else self._target()).rpartition(":")
+                far = socket.create_connection((host, int(port)))
             except OSError:
                 near.close()
                 return
             self._sockets += [near, far]
-            for ends in ((near, far), (far, near)):
-                thread = threading.Thread(target=self._pump, args=ends, daemon=True)
+            for source, sink in ((near, far), (far, near)):
+                thread = threading.Thread(target=self._pump, args=(source, sink, self._connections, source is near), daemon=True)
                 self._threads.append(thread)
                 thread.start()
+            self._connections += 1
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, number: int, there: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 self._flowing.wait()
-                sink.sendall(data)
+                sink.sendall(self.passing(number, data, there=there))
         for each in (source, sink):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

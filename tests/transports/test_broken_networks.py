@@ -6,16 +6,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.transports.cable import Cable
 from tests.transports.peers import SOON, TOKEN, dialling, next_offer, opened, weights
 from transports.base import Channel, ChannelSpec, Joined, Left
 from transports.errors import PeerLost
 from transports.grpc_channel.endpoint import GrpcEndpoint
+from transports.message import Message
 
 WORKER = """
 import sys
@@ -69,6 +71,52 @@ def site(heartbeat: float) -> Iterator[Site]:
         made.cable.close()
         made.worker.close()
         made.hub.close()
+
+
+# ---- bytes that change on their way
+
+MARK = b"thirty-two bytes in one position"
+
+
+class Spoiler(Cable):
+    """Turns over one bit of the first MARK that passes."""
+
+    spoiled = 0
+
+    def passing(self, number: int, data: bytes, *, there: bool) -> bytes:
+        if self.spoiled or MARK not in data:
+            return data
+        self.spoiled += 1
+        return data.replace(MARK, bytes([MARK[0] ^ 1]) + MARK[1:], 1)
+
+
+def marked(place: str) -> Message:
+    if place == "header":
+        return Message("skip", 1, scalars={"text": MARK.decode()})
+    return Message("update", 1, groups={"g": {"w": torch.frombuffer(bytearray(MARK), dtype=torch.uint8)}})
+
+
+@pytest.mark.parametrize("place", ["header", "payload"])
+@pytest.mark.parametrize("there", [True, False], ids=["to the one that listens", "to the one that dials"])
+def test_an_offer_that_changes_on_its_way_breaks_the_connection_and_is_taken_when_it_is_sent_again(place, there):
+    with ExitStack() as stack:
+        hub, worker = (stack.enter_context(GrpcEndpoint(name, token=TOKEN, checksum="always")) for name in ("hub", "a"))
+        cable = stack.enter_context(Spoiler(hub.listen()))
+        center, spoke = opened(hub), dialling(worker, cable.address)
+        sender, receiver, end = (spoke, center, "hub") if there else (center, spoke, "a")
+        joined = [Joined("param", "a"), Joined("param", "hub")]
+        assert [channel.receive(SOON) for channel in (center, spoke)] == joined
+        assert sender.send(marked(place), [end]).wait(SOON)[end].state == "lost"
+        assert cable.spoiled == 1
+        left = {channel: next_left(channel) for channel in (center, spoke)}
+        assert [(each.clean, each.final) for each in left.values()] == [(False, False)] * 2
+        assert "checksum of offer 1 differs" in left[receiver].reason
+        assert [channel.receive(SOON) for channel in (center, spoke)] == joined
+        delivery = sender.send(marked(place), [end])
+        got = next_offer(receiver).take(SOON)
+        assert (got.scalars, got.payload.buffer.tolist()) == (marked(place).scalars, marked(place).packed().payload.buffer.tolist())
+        assert delivery.wait(SOON)[end].accepted
+        assert hub.refused + worker.refused == 1
 
 
 # ---- silence

@@ -127,10 +127,19 @@ def test_a_corrupt_payload_is_found_refused_and_counted(floats):
     assert rounds(center) == [2]
 
 
-def test_a_corrupt_header_is_refused_before_anybody_sees_it():
-    _, center, spoke = planned("corrupt")
-    assert "checksum" in spoke.send(Message("skip", 1), ["root"]).wait(0)["root"].reason
-    assert rounds(center) == []
+@pytest.mark.parametrize(("kind", "message"), [("corrupt", Message("skip", 1)), ("corrupt_offer", weights(1))])
+def test_a_corrupt_offer_breaks_the_connection_before_anybody_sees_it(kind, message):
+    _, center, spoke = planned(kind)
+    outcome = spoke.send(message, ["root"]).wait(0)["root"]
+    assert outcome.state == "lost"
+    for channel in (center, spoke):
+        left = channel.receive(0)
+        assert isinstance(left, Left)
+        assert "checksum" in left.reason
+        assert events(channel) == ["Joined"]
+    assert "checksum" in outcome.reason
+    spoke.send(Message("skip", 2), ["root"])
+    assert rounds(center) == [2]
 
 
 def events(channel: Channel) -> list[str]:

@@ -6,6 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.transports.conftest import TOKEN, GrpcNetwork
+from tests.transports.peers import RawClient, frame, header_bytes, offer_frame, opened
+from transports import wire_pb2
 from transports.base import END_OF_STREAM, Arrived, Channel, Left, Offer, Stream
 from transports.errors import PeerLost, ProtocolError
 from transports.grpc_channel.endpoint import GrpcEndpoint
@@ -174,3 +176,21 @@ def test_a_corrupt_part_is_never_given_out(monkeypatch):
         assert delivery.wait(SOON)["hub"].state == "refused"
     finally:
         network.close()
+
+
+def test_pieces_that_do_not_come_any_more_are_lost_although_the_payload_came_whole(hub):
+    center, nbytes = opened(hub), 100_000
+    with RawClient(hub.address) as peer:
+        peer.send(offer_frame(header=header_bytes(nbytes_of=nbytes)))
+        offer = next_offer(center)
+        offer.prefetch()
+        stream = offer.stream()
+        assert peer.receive().HasField("welcome")
+        assert peer.receive().fetch.bytes == 0
+        peer.send(frame(run=wire_pb2.Run(id=1, chunks=1)), bytes(nbytes))
+        assert offer.fetch(SOON).nbytes == nbytes
+    while not isinstance(center.receive(SOON), Left):
+        pass
+    with pytest.raises(PeerLost):
+        stream.next(SOON)
+    assert streamed(offer) == bytes(nbytes)

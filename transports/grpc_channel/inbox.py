@@ -129,11 +129,14 @@ class Inbox:
         """Pass an offer on, or refuse it if it is a bad one.
 
         Raises:
-            ProtocolError: its number was seen before.
+            ProtocolError: its number was seen before, or its bytes are not those that were sent. Nobody here will ever hear
+                of such a message; with the connection gone, its sender can send it again.
         """
         if wire.id <= self._newest:
             raise ProtocolError(f"offer {wire.id} after offer {self._newest}")
         self._newest = wire.id
+        if wire.HasField("checksum") and zlib.crc32(wire.payload, zlib.crc32(wire.header)) != wire.checksum:
+            raise ProtocolError(f"checksum of offer {wire.id} differs")
         try:
             header = self._check(wire)
         except ProtocolError as error:
@@ -150,8 +153,6 @@ class Inbox:
             raise ProtocolError(f"{len(self._offers)} offers wait for an answer, as many as max_offers allows")
         if self._offers and self._offered_bytes + len(wire.header) + len(wire.payload) > limits.max_offered_bytes:
             raise ProtocolError(f"offers that wait for an answer would be over max_offered_bytes = {limits.max_offered_bytes}")
-        if wire.HasField("checksum") and zlib.crc32(wire.payload, zlib.crc32(wire.header)) != wire.checksum:
-            raise ProtocolError("checksum of the offer differs")
         header = parse_header(wire.header, limits)
         if header.sender != self.end:
             raise ProtocolError(f"{self.end} sent a message in the name of {header.sender!r}")
