@@ -26,8 +26,12 @@ class Traits:
     """Its updates are the trained weights, averaged by the weights that the job says, and nothing else travels."""
     serverless: bool = False
     """Its server half is the plain mean, so that a ring can do without a server."""
+    scalars: bool = False
+    """Its updates hold numbers about the data or the training of single trainers."""
+    closes: bool = False
+    """It closes rounds with the first so many updates."""
     differences: bool = False
-    """Its updates are differences from the model that was sent, not weights."""
+    """The parameters in its updates are differences from the model that was sent."""
     selects: bool = False
     """Not all ends take part in each round."""
     hears: bool = False
@@ -46,14 +50,14 @@ TRAITS: Final[Mapping[str, Traits]] = MappingProxyType(
         "roles.algorithms.fedprox.FedProx": PLAIN,
         "roles.algorithms.scaffold.Scaffold": Traits(groups=True),
         "roles.algorithms.feddyn.FedDyn": Traits(),
-        "roles.algorithms.fednova.FedNova": Traits(),
+        "roles.algorithms.fednova.FedNova": Traits(scalars=True),
         "roles.algorithms.fedgft.FedGFT": Traits(surveys=True),
         "roles.algorithms.fedbuff.FedBuff": Traits(asynchronous=True, differences=True),
         "roles.algorithms.fedasync.FedAsync": Traits(asynchronous=True, mergeable=False),
         "roles.selectors.selector.All": PLAIN,
         "roles.selectors.uniform.Random": Traits(selects=True),
         "roles.selectors.choice.PowerOfChoice": Traits(selects=True, hears=True),
-        "roles.selectors.oort.Oort": Traits(selects=True, hears=True),
+        "roles.selectors.oort.Oort": Traits(selects=True, hears=True, closes=True),
         "roles.selectors.trace.Trace": Traits(selects=True),
         "roles.samplers.sampler.All": PLAIN,
         "roles.samplers.fedbalancer.FedBalancer": Traits(hears=True),

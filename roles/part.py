@@ -31,7 +31,7 @@ class About:
     seed: int
     """The job's."""
     differences: bool = False
-    """Whether the strategy's updates are differences from the model that was sent, not weights."""
+    """Whether the parameters in the strategy's updates are differences from the model that was sent. Buffers never are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Gathered:
 
     @property
     def mean(self) -> State:
-        """The weighted mean of the weights, or of their differences where the strategy's updates are differences."""
+        """The weighted mean of the weights; of parameters, that of their differences where the strategy's updates are differences."""
         return self.groups["weights"]
 
 

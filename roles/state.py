@@ -63,6 +63,11 @@ def shared_parameters(module: nn.Module, share: Share) -> dict[str, nn.Parameter
     }
 
 
+def of_module(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Mapping[str, Tensor]]:
+    """The groups of a model message that are entries of the module; a strategy may send others."""
+    return {group: tensors for group, tensors in groups.items() if group in (WEIGHTS, FROZEN)}
+
+
 @torch.no_grad()
 def load_shared(module: nn.Module, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Copy the tensors of `groups` into the module, in place, so that ties and optimizers stay intact.
@@ -92,6 +97,8 @@ def adopt(module: nn.Module, model: Message) -> None:
     memory, parameters = model.buffer.numpy(), dict(module.named_parameters(remove_duplicate=False))
     copied: dict[str, Tensor] = {}
     for group, name, spec, start in placed(model.specs):
+        if group not in (WEIGHTS, FROZEN):
+            continue
         parameter = parameters.get(name)
         if parameter is None or spec.nbytes == 0 or (parameter.dtype, tuple(parameter.shape)) != (spec.dtype, spec.shape):
             copied[name] = model.groups[group][name]

@@ -2,11 +2,13 @@
 
 import importlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from omegaconf import DictConfig, OmegaConf
 
 from flame_run.errors import Problem
+from flame_run.run.part_values import check_values
 from flame_run.topology.plan import Plan
 from roles.catalogue import TRAITS, Traits
 from roles.tags import COORDINATE, DISTRIBUTE, FETCH, RING_ALLREDUCE
@@ -43,9 +45,13 @@ def _check(group: str, target: Any) -> Problem | None:
 def check_fit(cfg: DictConfig, plan: Plan) -> list[Problem]:
     """What the topology cannot serve, and what cannot be combined. The groups are right by themselves."""
     traits = {group: _traits(str(_target(cfg, group))) for group in PARTS}
+    inner = OmegaConf.select(cfg, "selector.inner._target_")
+    if inner is not None and _traits(str(inner)).hears:
+        traits["selector"] = replace(traits["selector"], hears=True)
     shape = _Shape(plan)
-    rules = (_of_levels, _of_coordinators, _of_rings, _of_combinations, _of_buffers, _of_shares)
-    return [problem for rule in rules for problem in rule(cfg, traits, shape)]
+    rules = (_of_levels, _of_coordinators, _of_rings, _of_combinations, _of_privacy, _of_buffers, _of_shares)
+    misfits = [problem for rule in rules for problem in rule(cfg, traits, shape)]
+    return misfits or [problem for group in PARTS for problem in check_values(cfg, group, plan)]
 
 
 def _traits(target: str) -> Traits:
@@ -125,12 +131,12 @@ def _of_rings(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> I
 
 def _of_combinations(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
     algorithm, codecs = traits["algorithm"], OmegaConf.select(cfg, "transport.codec") or {}
-    if algorithm.groups and _name(cfg, "privacy") != "Open":
-        yield _problem(cfg, "privacy", f"{_name(cfg, 'algorithm')} sends tensors besides the weights, which would not be protected")
     if algorithm.asynchronous and traits["selector"].selects:
         yield _problem(cfg, "selector", "an asynchronous aggregator asks whoever is free; see algorithm.concurrency")
     if algorithm.asynchronous and traits["sampler"].hears:
         yield _problem(cfg, "sampler", "steers whole rounds, and an asynchronous job has none")
+    if traits["selector"].closes and traits["sampler"].hears:
+        yield _problem(cfg, "selector", f"closes a round with the first updates, {_name(cfg, 'sampler')} at its deadline")
     if algorithm.surveys and algorithm.asynchronous:
         yield _problem(cfg, "algorithm", "asks everybody before they train, which an asynchronous job cannot")
     if codecs and algorithm.groups:
@@ -144,6 +150,26 @@ def _of_combinations(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shap
         yield Problem("transport.codec", sorted(map(str, codecs)), reason, "{}")
 
 
+def _of_privacy(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:  # noqa: ARG001 - a rule
+    if _name(cfg, "privacy") == "Open":
+        return
+    algorithm, name = traits["algorithm"], _name(cfg, "algorithm")
+    if algorithm.groups or algorithm.scalars or algorithm.surveys:
+        yield _problem(cfg, "privacy", f"{name} sends more than the weights, which would not be protected")
+    for group in ("selector", "sampler"):
+        if traits[group].hears:
+            yield _problem(
+                cfg, "privacy", f"{_name(cfg, group)} looks at what single trainers report, which would not be protected"
+            )
+    if any((own or {}).get("share") for own in (OmegaConf.select(cfg, "job.roles") or {}).values()):
+        yield _problem(cfg, "privacy", "an entry that only some roles share would get too little noise; see job.roles.ROLE.share")
+    if algorithm.asynchronous and OmegaConf.select(cfg, "privacy.sampling") not in (None, "none"):
+        reason = f"who takes part in a round of {name} is not drawn at random"
+        yield Problem("privacy.sampling", OmegaConf.select(cfg, "privacy.sampling"), reason, "none")
+    if OmegaConf.select(cfg, "transport.codec"):
+        yield Problem("transport.codec", "", "codecs change updates after they were clipped", "{}, or privacy=none")
+
+
 def _serves_several(shape: _Shape) -> bool:
     bound: dict[str, int] = {}
     for channel in shape.plan.channels:
@@ -153,14 +179,14 @@ def _serves_several(shape: _Shape) -> bool:
 
 
 def _of_buffers(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
-    size, repeat = OmegaConf.select(cfg, "algorithm.buffer_size"), OmegaConf.select(cfg, "algorithm.repeat")
+    size, repeat = OmegaConf.select(cfg, "algorithm.k"), OmegaConf.select(cfg, "algorithm.repeat")
     if not traits["algorithm"].asynchronous or repeat or not isinstance(size, int):
         return
     for root in shape.plan.roots:
         ends = sum(len(shape.plan.ends(root, channel)) for channel in shape.plan.distributes_on(root))
         if size > ends:
             reason = f"{root} has {ends} end{'s' * (ends != 1)}, and each counts once in a buffer"
-            yield Problem("algorithm.buffer_size", size, reason, f"at most {ends}, or algorithm.repeat=true")
+            yield Problem("algorithm.k", size, reason, f"at most {ends}, or algorithm.repeat=true")
 
 
 def _of_shares(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:

@@ -21,7 +21,10 @@ class Selection:
 
 
 class EmptySelection(RoundFailed):
-    """There is nobody whom a round could ask; the text names the round and says why."""
+    """There is nobody whom a round could ask; the text names the round and says why. Nobody is at fault."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, lost=True)
 
 
 class Selector(Part, ABC):
