@@ -20,4 +20,9 @@ def apply(seed: int) -> None:
     """Seed Python's, NumPy's (legacy) and PyTorch's global generators."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - users' transforms draw from the legacy generator
-    torch.manual_seed(seed)
+    accelerator = getattr(torch, "accelerator", None)  # torch 2.6 and later
+    if accelerator is None or accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        # `manual_seed` notes where it was called, for a CUDA that may start later: 5 ms the first time in a process.
+        torch.default_generator.manual_seed(seed)

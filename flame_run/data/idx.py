@@ -6,7 +6,6 @@ dimension, and the elements, big-endian, last dimension fastest.
 Source: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
 """
 
-import gzip
 import struct
 import zlib
 from pathlib import Path
@@ -15,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flame_run.data.errors import DataError
+from flame_run.data.unpack import unpack
+from flame_run.data.urls import cache_folder
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAGIC = 4
@@ -39,23 +40,24 @@ def read_idx(path: Path) -> NDArray[np.generic]:
 
     """
     raw = _unpacked(path)
-    if len(raw) < _MAGIC or raw[:2] != b"\0\0" or raw[2] not in _TYPES:
+    magic = bytes(raw[:_MAGIC])
+    if len(raw) < _MAGIC or magic[:2] != b"\0\0" or magic[2] not in _TYPES:
         raise DataError(
             "file",
             str(path),
-            f"not an IDX file: it begins with {raw[:_MAGIC].hex(' ') or 'nothing'}",
+            f"not an IDX file: it begins with {magic.hex(' ') or 'nothing'}",
             "legal: 00 00, type, dimensions",
         )
-    header = _MAGIC + 4 * raw[3]
+    header = _MAGIC + 4 * magic[3]
     if len(raw) < header:
         raise DataError("file", str(path), f"cut off within its header, at byte {len(raw)} of {header}")
-    shape = struct.unpack(f">{raw[3]}I", raw[_MAGIC:header])
-    dtype = np.dtype(_TYPES[raw[2]])
+    shape = struct.unpack(f">{magic[3]}I", bytes(raw[_MAGIC:header]))
+    dtype = np.dtype(_TYPES[magic[2]])
     expected = header + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
     if len(raw) != expected:
         relation = "cut off" if len(raw) < expected else "longer than its header says"
         raise DataError("file", str(path), f"{relation}: {len(raw)} bytes for shape {shape}, expected {expected}")
-    return np.frombuffer(raw, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))
+    return np.frombuffer(raw, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def idx_folder(path: Path) -> Path | None:
@@ -97,9 +99,9 @@ def _find(folder: Path, name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _unpacked(path: Path) -> bytes:
+def _unpacked(path: Path) -> NDArray[np.uint8]:
     try:
         raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        return unpack(raw, cache_folder()) if raw[:2] == b"\x1f\x8b" else np.frombuffer(bytearray(raw), np.uint8)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError("file", str(path), f"cannot be read: {error}") from error

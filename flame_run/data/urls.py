@@ -25,7 +25,7 @@ BUILTIN = {"mnist-mini": Path(__file__).parent / "mnist_mini"}
 """Name of each shipped dataset and its folder."""
 SCHEMES = ("builtin", "torchvision", "file", "https", "http")
 CACHE_VARIABLE = "FLAME_RUN_CACHE"
-"""Environment variable that names the folder of downloads."""
+"""Environment variable that names the folder of downloads and of unpacked data."""
 
 _LEGAL_SCHEMES = "legal: builtin://NAME, torchvision://CLASS, file://PATH, https://HOST/FILE[#sha256=HEX]"
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")
@@ -53,7 +53,7 @@ class DatasetUrl:
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloads: `$FLAME_RUN_CACHE`, else `$XDG_CACHE_HOME/flame-run`, else `~/.cache/flame-run`."""
+    """Return the folder of the cache: `$FLAME_RUN_CACHE`, else `$XDG_CACHE_HOME/flame-run`, else `~/.cache/flame-run`."""
     own = os.environ.get(CACHE_VARIABLE)
     if own:
         return Path(own).expanduser().absolute()

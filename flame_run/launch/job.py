@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import cloudpickle
 from hydra.core.hydra_config import HydraConfig
@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from flame_run.launch.compose import JobConfig
 from flame_run.launch.errors import ResultLost, WorkerDied
 from flame_run.launch.linux import describe_exit
+from flame_run.launch.plain import is_plain, run_plainly
 
 _LENGTH = struct.Struct("<q")
 
@@ -34,11 +35,21 @@ _LENGTH = struct.Struct("<q")
 class Work:
     """What all workers of a launch share."""
 
-    context: HydraContext
+    context: HydraContext | None
+    """None: the jobs are plain, see `run_plainly`."""
     task: TaskFunction
     jobs: tuple[JobConfig, ...]
     singletons: Any
     """`Singleton.get_state()` of the runner."""
+
+    @classmethod
+    def of(cls, context: HydraContext, task: TaskFunction, config: DictConfig, jobs: Sequence[JobConfig]) -> Self:
+        """Make the work of a launch with this configuration, with the state that Hydra has in this process."""
+        singletons = Singleton.get_state()
+        # Every job has its own.
+        instances = {kind: instance for kind, instance in singletons["instances"].items() if kind is not HydraConfig}
+        kept = None if is_plain(context, config) else context
+        return cls(context=kept, task=task, jobs=tuple(jobs), singletons={**singletons, "instances": instances})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,13 +133,6 @@ def _run(work: Work, job: JobConfig) -> JobReturn:
     # Finding none, Hydra would scan for plugins again, which executes their modules anew and makes their classes strangers.
     work.singletons["instances"][Plugins] = Plugins.instance()
     Singleton.set_state(work.singletons)
-    config = job.build()
-    HydraConfig.instance().set_config(config)
-    return run_composed(work, config)
-
-
-def run_composed(work: Work, config: DictConfig) -> JobReturn:
-    """Hydra's `run_job` with `sys.exit` turned into a failed result, as any other end of the task function."""
 
     def task(task_config: DictConfig) -> Any:
         try:
@@ -139,6 +143,10 @@ def run_composed(work: Work, config: DictConfig) -> JobReturn:
             error.add_note(f"Raised in worker process {os.getpid()}:\n{traceback.format_exc()}")
             raise
 
+    if work.context is None:
+        return run_plainly(task, job)
+    config = job.build()
+    HydraConfig.instance().set_config(config)
     return run_job(
         task_function=task,
         config=config,

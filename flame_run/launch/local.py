@@ -8,7 +8,6 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -72,8 +71,7 @@ class LocalLauncher(Launcher):
         setup_globals()
         Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         jobs = compose_jobs(context, config, job_overrides, initial_job_idx)
-        work = Work(context=context, task=task, jobs=tuple(jobs), singletons=Singleton.get_state())
-        payload = write_payload(work)
+        payload = write_payload(Work.of(context, task, config, jobs))
         try:
             with self._lock:
                 crew = Crew(jobs, payload, self.preload, self.import_timeout, self.observer, held=self._held)

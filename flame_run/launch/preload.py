@@ -29,9 +29,10 @@ OF_A_WORKER = (
     "flame_run.run.assemble",
     "flame_run.run.entry",
     "flame_run.run.worker",
+    "flame_run.security.job",
 )
 """Where a worker begins, and what most of them use."""
-LATE = ("antlr4.LL1Analyzer", "grpc._channel", "grpc._simple_stubs", "grpc.experimental", "omegaconf._impl")
+LATE = ("antlr4.LL1Analyzer", "grpc._channel", "grpc._simple_stubs", "grpc._utilities", "grpc.experimental", "omegaconf._impl")
 """What the libraries import at their first use, which is in every worker."""
 
 for _package in (transports, roles):

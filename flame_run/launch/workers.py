@@ -1,6 +1,6 @@
 """Launching the workers of one job from inside a Hydra application, which may itself be one run of a sweep."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
+
+from flame_run.launch.reduce import ReducingConfigLoader
 
 _OF_THE_PARENT = (
     "hydra.mode",
@@ -44,6 +46,7 @@ def launch_workers(
     names: Sequence[str],
     rendezvous: Path | None,
     task_function: TaskFunction,
+    nodes: Collection[str],
 ) -> Sequence[JobReturn]:
     """Run `task_function` once per worker, each with `worker.name` and `worker.rendezvous` set, and wait for all.
 
@@ -61,6 +64,7 @@ def launch_workers(
         names: the workers.
         rendezvous: value of `worker.rendezvous`.
         task_function: what a worker does.
+        nodes: what it reads: names at the top of the configuration. A worker is given no others, see `ReducingConfigLoader`.
 
     Returns:
         One `JobReturn` a worker, in order.
@@ -80,7 +84,8 @@ def launch_workers(
     ]
     composed = [*of_the_workers(hydra_overrides), *ours, *overrides]
     master = config_loader.load_configuration(config_name, composed, RunMode.MULTIRUN)
-    context = HydraContext(config_loader=config_loader, callbacks=Callbacks())
+    reducing = ReducingConfigLoader(config_loader.get_search_path(), nodes)
+    context = HydraContext(config_loader=reducing, callbacks=Callbacks())
     with _kept_hydra_config():
         launcher.setup(hydra_context=context, task_function=task_function, config=master)
         return launcher.launch([[*overrides, *worker_overrides(name, rendezvous)] for name in names], 0)

@@ -28,7 +28,7 @@ from flame_run.run.checks import is_debug
 from flame_run.run.display import Display, make_display
 from flame_run.run.folder import RunFolder
 from flame_run.run.hands import Hands
-from flame_run.run.parts import Parts
+from flame_run.run.parts import NODES, Parts
 from flame_run.run.records import JsonLines, TaskRecord
 from flame_run.run.refusals import METRIC as REFUSED
 from flame_run.run.refusals import Refusals
@@ -203,6 +203,7 @@ class Runner:
                 names=self._here,
                 rendezvous=self.folder.rendezvous,
                 task_function=work,
+                nodes=NODES,
             )
         except Exception as error:  # noqa: BLE001 - whatever a launcher raises fails the job by name
             self._events.put(ev.LaunchFailed(error=f"{type(error).__name__}: {error}", time=time.time()))
@@ -261,7 +262,8 @@ class Runner:
 
     def _show_metrics(self, event: control.MetricsReported) -> None:
         values = {name: value for name, value in event.values.items() if name not in _NOT_SHOWN and not name.endswith(_MEASURES)}
-        if event.worker in self.plan.roots and values:
+        # A root that trains as well shows what the global model is worth, like any other.
+        if self.plan.root_of(event.worker) is not None and values and "fit_seconds" not in event.values:
             self._display.metrics(event.round, values, event.worker if len(self.plan.roots) > 1 else "")
 
     def _start_tracking(self) -> None:

@@ -126,6 +126,7 @@ def launch(hydra_restore_singletons: None, monkeypatch: pytest.MonkeyPatch, tmp_
             names=[f"w-{i}" for i in range(workers)],
             rendezvous=tmp_path / "a file, = with ${odd} 'marks'",
             task_function=task,
+            nodes=("worker", "workers", "rate", "act"),
         )
 
     with initialize_config_dir(config_dir=str(HERE / "app" / "conf"), version_base="1.3"):

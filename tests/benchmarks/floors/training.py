@@ -73,7 +73,8 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
     rounds_began = time.perf_counter()
     for _ in range(given.rounds):
         for client in range(rank, given.clients, given.processes):
-            nn.utils.vector_to_parameters(shared, network.parameters())
+            # A copy: the parameters become views of what they are given, and would train the model of all.
+            nn.utils.vector_to_parameters(shared.clone(), network.parameters())
             mine = slice(client * given.images, (client + 1) * given.images)
             train(network, x[mine], y[mine], given.batch)
             slots[client] = flat(network)

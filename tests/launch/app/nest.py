@@ -72,6 +72,7 @@ def main(config: DictConfig) -> Any:
                 names=[f"w-{i}" for i in range(config.workers)],
                 rendezvous=rendezvous,
                 task_function=work,
+                nodes=("worker", "workers", "rate", "act"),
             )
         )
 
