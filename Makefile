@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long fuzz chaos soak check format proto bench bench-quick wheel clean
+.PHONY: help install dev demo test test-long fuzz chaos soak check format proto bench bench-quick table wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -58,9 +58,13 @@ proto: dev  ## generate the protobuf modules again
 
 bench: dev  ## measure everything beside what the machine could do (about an hour)
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+	$(if $(BENCH),,$(BIN)/python -m tests.benchmarks.codec_accuracy)
 
 bench-quick: dev  ## the same once and smaller (minutes): whether it works, not how fast
 	$(BIN)/python -m tests.benchmarks --quick $(BENCH)
+
+table: install  ## train what papers report and print it beside theirs (about half an hour; TABLE="--only NAME --mnist URL", see --help)
+	$(BIN)/python -m examples.table $(TABLE)
 
 wheel: dev  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist

@@ -10,19 +10,20 @@ import time
 from dataclasses import replace
 from functools import cached_property
 
-from roles.asking import Asking
-from roles.average import WeightedSum
-from roles.below import Below
 from roles.codecs.codec import Codec
 from roles.codecs.messages import codec_for, unpack
 from roles.codecs.uploads import Uploads
 from roles.context import Context
+from roles.coordination.asking import Asking
 from roles.errors import RoundFailed
 from roles.kinds import EXCLUDE, PHASE, SURVEY, TICKET, TRAIN, VIRTUAL_TIME, ticket_of
+from roles.lending.loans import Loans, Watch
 from roles.role import Role
 from roles.root import Root
+from roles.rounds.average import WeightedSum
+from roles.rounds.below import Below, virtual_time
+from roles.rounds.task import Task
 from roles.tags import MANY, function
-from roles.task import Task
 from roles.upward import Upward
 from transports.base import Channel, ChannelSpec
 from transports.message import Message
@@ -107,8 +108,12 @@ class Aggregator(Role):
             if self.bound("coordinate"):
                 ends = self.perform("coordinate", None)
             task: Task | None = None if self.upward.over else self.perform("fetch")
-            if task is not None:
+            if task is None:
+                continue
+            try:
                 return self.below.choice.among(replace(task, ends=ends), self.below.ends)
+            except RoundFailed as error:
+                self._fall_short(task, error)
         return None
 
     def _total(self, task: Task, root: Root | None) -> WeightedSum:
@@ -136,7 +141,8 @@ class Aggregator(Role):
         self._attempts += 1
         self.below.choice.again()
         # Those who trained below an aggregator that was lost may train below another one.
-        others = self.bound("coordinate") and self.below.quorum.tolerant and self._attempts <= len(self.below.names)
+        asks = self.bound("coordinate") and not self._borrows
+        others = asks and self.below.quorum.tolerant and self._attempts <= len(self.below.names)
         if not (others and error.lost):
             raise error
         log.warning("%s; the coordinator is asked again", error)
@@ -145,7 +151,7 @@ class Aggregator(Role):
     def upward(self) -> Upward:
         """The way to the aggregator above, and to the coordinator."""
         models, settings = self.channel("fetch"), self.context.settings
-        coordinator = self.channel("coordinate") if self.bound("coordinate") else None
+        coordinator = self.channel("coordinate") if self.bound("coordinate") and not self._borrows else None
         timeouts = [settings.quorum_of(channel.spec.name).rejoin_timeout for channel in (models, coordinator or models)]
         answers = self.channel("upload")
         ways = (timeouts[0], timeouts[1])
@@ -158,26 +164,46 @@ class Aggregator(Role):
         own, answered = self.context.tags["distribute"], self.context.tags["aggregate"]
         channels = [self._channel(name) for name in own]
         listens_on = [*channels, *(self._channel(name) for name in answered if name not in own)]
-        return Below(self.context, channels, listens_on, root=not self.bound("fetch"))
+        return Below(self.context, channels, listens_on, root=not self.bound("fetch"), watch=self._watch())
+
+    @property
+    def _borrows(self) -> bool:
+        """Whether a coordinator lends ends to aggregators, instead of mapping them for a round."""
+        return self.bound("coordinate") and self.context.strategy.traits.asynchronous
+
+    def _watch(self) -> Watch | None:
+        if not self._borrows:
+            return None
+        channel = self.channel("coordinate")
+        timeout = self.context.settings.quorum_of(channel.spec.name).rejoin_timeout
+        # Those below a root are its own; they need no lending.
+        return Loans(channel, timeout) if self.bound("fetch") else Watch(channel, timeout)
 
     def needed_ends(self, channel: ChannelSpec, gone: int) -> int:
-        """As many of the ends below as a round needs; all of those above. Where no round is left, nobody."""
+        """As many of the ends below as a round needs; all of those above, or one. Where no round is left, nobody.
+
+        One is enough above where a coordinator chooses among them.
+        """
         if self._over:
             return 0
         if channel.name not in self.context.tags["distribute"]:
-            return super().needed_ends(channel, gone)
+            chosen = self.bound("coordinate") and channel.name in self.context.tags.get("fetch", ())
+            return 1 if chosen else super().needed_ends(channel, gone)
         return self.context.settings.quorum_of(channel.name).needed(len(channel.ends), gone)
 
     @function("coordinate")
     def coordinate(self, channel: Channel, round: int | None) -> tuple[str, ...]:  # noqa: ARG002 - what every function is given
         """The ends that take part in the next round; none at the end. A root asks for `round`, the others are told.
 
-        A middle aggregator without ends sits the round out and waits on.
+        A middle aggregator without ends sits the round out and waits on. In an asynchronous job all ends may: they are lent when
+        they are needed.
 
         Raises:
             RoundFailed: the coordinator found nobody for the root.
             PeerLost: the coordinator is gone.
         """
+        if self._borrows:
+            return self.below.names
         if round is not None:
             return self._asking.ask(round)
         assignment = self.upward.assignment()
@@ -197,8 +223,13 @@ class Aggregator(Role):
             PeerLost: there is nobody left who could send one.
         """
         message = self.upward.model()
-        message = None if message is None else unpack(self._codec_of(message), message)
-        return None if message is None else Task(message.round, message, (), message.sender, ticket_of(message.scalars))
+        if message is None:
+            return None
+        model, simulated = unpack(self._codec_of(message), message), self.context.settings.simulated
+        if simulated is not None:
+            at = virtual_time(message) + simulated.transfer(self.context.name, message.round)
+            model = model.relabel(scalars={**model.scalars, VIRTUAL_TIME: at})
+        return Task(message.round, model, (), message.sender, ticket_of(message.scalars))
 
     def _codec_of(self, message: Message) -> Codec | None:
         return self._codec if message.scalars.get(PHASE, TRAIN) == TRAIN else None

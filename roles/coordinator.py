@@ -1,4 +1,4 @@
-"""The coordinator: maps trainers to middle aggregators, round by round. It counts no rounds of its own."""
+"""The coordinator: says who works below whom, round by round. It counts no rounds of its own."""
 
 import json
 import logging
@@ -6,20 +6,31 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
+from typing import ClassVar, Final
 
-from roles.assign import assign
 from roles.context import Context
-from roles.kinds import ASK, ASSIGN, END, EXCLUDE, LOAD
-from roles.presence import Presence, Stranded
+from roles.coordination import levels
+from roles.coordination.assign import Candidates, assign
+from roles.coordination.attendance import Attendance
+from roles.errors import UnexpectedMessage
+from roles.kinds import ASK, ASSIGN, BORROW, END, EXCLUDE, LOAD
+from roles.lending.desk import Desk
+from roles.presence import Stranded
 from roles.role import Role, lost
-from roles.settings import Quorum
+from roles.tags import COORDINATE_WITH_LEAF as LEAF
+from roles.tags import COORDINATE_WITH_MIDDLE as MIDDLE
+from roles.tags import COORDINATE_WITH_TOP as TOP
+from roles.tags import COORDINATE_WITH_TRAINER as TRAINER
 from roles.tags import function
 from roles.upward import next_event
-from transports.base import Arrived, Channel, ChannelSpec, Event, Joined, Left
-from transports.message import Message
+from transports.base import Arrived, Channel, ChannelSpec, Event, Joined
+from transports.message import Message, Scalar
 
 log = logging.getLogger(__name__)
-TOP, MIDDLE, TRAINER = "coordinateWithTopAgg", "coordinateWithMidAgg", "coordinateWithTrainer"
+More = Mapping[str, Mapping[str, Scalar]]
+"""End -> further scalars that it is told."""
+NOTHING: Final[More] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +46,17 @@ class Question:
 class Coordinator(Role):
     """Answers the root's question "who takes part in round r" and tells everyone concerned.
 
-    Each trainer that is there is mapped to one middle aggregator that is there and shares its group on a channel between
-    the two, by the policy `job.coordinate.policy`. A middle aggregator without trainers is told so and sits the round out.
-    Whoever comes back in the middle of a round is told again.
+    Each trainer that is there is mapped to one aggregator of the lowest level that is there and shares its group on a channel
+    between the two, by the policy `job.coordinate.policy`; aggregators that got ends are mapped to those of the level above in
+    the same way. An aggregator without ends is told so and sits the round out. Whoever comes back in the middle of a round is
+    told again.
+
+    In an asynchronous job nobody asks for a round. Idle trainers are lent to whichever aggregator of the lowest level asks, each
+    to one at a time, until their update was added; see `roles.lending.book`.
     """
+
+    LEVELS: ClassVar[tuple[str, ...]] = (MIDDLE, LEAF, TRAINER)
+    """The functions that face those below the root, the highest level first and trainers last; unbound ones are left out."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -48,11 +66,22 @@ class Coordinator(Role):
         self._over = False
         self._round = 0
         self._told: dict[str, Sequence[str]] = {}
-        """What trainers and middle aggregators were told last."""
+        """What trainers and aggregators were told last."""
+        self._parents: Mapping[str, Mapping[str, Scalar]] = {}
+        """What aggregators below others were told of those."""
+        self._desk: Desk | None = None
+        """Of an asynchronous job."""
 
     def run(self) -> None:
         """Serve the root until it says that the job is over, then pass that on."""
         self.join()
+        if self.context.strategy.traits.asynchronous:
+            self._lend()
+        else:
+            self._answer()
+        self.farewell([self.channel(tag) for tag in self._levels], self._attendance.gone(self._levels))
+
+    def _answer(self) -> None:
         while not self._over:
             question = self._question
             if question is None:
@@ -60,81 +89,111 @@ class Coordinator(Role):
             elif self._everyone_for(question):
                 self._question = None
                 self.coordinate_round(question.round, question.root)
-        gone = [end for tag in (MIDDLE, TRAINER) for end in self._presence[tag].gone]
-        self.farewell([self.channel(MIDDLE), self.channel(TRAINER)], gone)
+
+    def _lend(self) -> None:
+        """Lend trainers to whoever asks, until the root says that the job is over."""
+        asking, peers = self._levels[-2], self.context.peers
+        trainers = self.channel(TRAINER).spec.ends
+        meets = {
+            asker: [trainer for trainer in trainers if levels.meet(peers[trainer].groups, peers[asker].groups)]
+            for asker in self.channel(asking).spec.ends
+        }
+        attendance = self._attendance
+        desk = self._desk = Desk(meets, trainers, attendance.presence[TRAINER], attendance.quorums[TRAINER].rejoin_timeout)
+        while not self._over:
+            while (event := self._event(0.0)) is not None:
+                self._note(event)
+            for told in desk.due(time.monotonic()):
+                log.info("lent to %s: %s", told.asker, ", ".join(told.trainers) or "nobody, for now")
+                self.perform(asking, self._round, {told.asker: told.trainers}, {told.asker: told.more})
+            if not self._over:
+                self._wait(desk.until())
 
     def needed_ends(self, channel: ChannelSpec, gone: int) -> int:
-        """As many middle aggregators and trainers as a round needs; all roots."""
+        """As many aggregators and trainers as a round needs; all roots."""
         if channel.name == self.context.tags[TOP][0]:
             return super().needed_ends(channel, gone)
         return self.context.settings.quorum_of(channel.name).needed(len(channel.ends), gone)
 
     def coordinate_round(self, round: int, root: str) -> None:
-        """Map the trainers that are there and tell trainers, middle aggregators and the root, in this order."""
+        """Map those who are there and tell them level by level, the trainers first and the root last."""
         self.context.reporter.entered(round)
-        shortage = self._shortage()
-        mapping = {} if shortage else self.assignment(round)
-        middles = self.channel(MIDDLE).spec.ends
-        served = {middle: [trainer for trainer, of in mapping.items() if of == middle] for middle in middles}
-        trainers = {trainer: [mapping[trainer]] if trainer in mapping else [] for trainer in self.channel(TRAINER).spec.ends}
+        shortage = self._attendance.shortage(self._levels)
+        placed = {} if shortage else self.placement(round)
+        served = levels.ends_of_each(placed, [self.channel(tag).spec.ends for tag in self._levels[:-1]])
+        trainers = {trainer: [placed[trainer]] if trainer in placed else [] for trainer in self.channel(TRAINER).spec.ends}
         self._round, self._told = round, {**served, **trainers}
-        self.perform(TRAINER, round, {trainer: trainers[trainer] for trainer in self._there(TRAINER)})
-        self.perform(MIDDLE, round, {middle: served[middle] for middle in self._there(MIDDLE)})
-        self.perform(TOP, round, {root: [middle for middle in middles if served[middle]]}, shortage)
+        self._parents = {
+            end: {"parent": placed[end]} for tag in self._levels[1:-1] for end in self.channel(tag).spec.ends if end in placed
+        }
+        for tag in reversed(self._levels):
+            self._tell(tag, self.there(tag))
+        highest = self.channel(self._levels[0]).spec.ends
+        self.perform(TOP, round, {root: [end for end in highest if served[end]]}, shortage)
+
+    def placement(self, round: int) -> dict[str, str]:
+        """Trainer or aggregator -> whom it works below; aggregators of the highest level work below the root."""
+        settings, trainers = self.context.settings, self.assignment(round)
+        return levels.place(
+            trainers,
+            self._candidates()[:-1],
+            policy=settings.coordinate,
+            loads=self._loads,
+            seed=settings.seed,
+            round=round,
+        )
 
     def assignment(self, round: int) -> dict[str, str]:
-        """Trainer -> middle aggregator. Override for a policy of your own."""
-        middles, peers = [middle for middle in self._there(MIDDLE) if middle not in self._excluded], self.context.peers
-        candidates = {
-            trainer: [middle for middle in middles if _meet(peers[trainer].groups, peers[middle].groups)]
-            for trainer in self._there(TRAINER)
-            if trainer not in self._excluded
-        }
+        """Trainer -> aggregator of the lowest level. Override for a policy of your own."""
         settings = self.context.settings
-        return assign(settings.coordinate, candidates, loads=self._loads, seed=settings.seed, round=round)
+        return assign(settings.coordinate, self._candidates()[-1], loads=self._loads, seed=settings.seed, round=round)
+
+    def there(self, tag: str) -> list[str]:
+        """The ends that are connected now on the channel of a function, in the order of the plan."""
+        return self._attendance.there(tag)
+
+    def _candidates(self) -> list[Candidates]:
+        able = [[end for end in self.there(tag) if end not in self._excluded] for tag in self._levels]
+        return levels.candidates(able, {name: peer.groups for name, peer in self.context.peers.items()})
+
+    def _tell(self, tag: str, ends: Sequence[str]) -> None:
+        """Tell `ends` what was decided last."""
+        more = {end: self._parents[end] for end in ends if end in self._parents}
+        self.perform(tag, self._round, {end: self._told[end] for end in ends}, more)
 
     @function(TOP)
     def tell_top(self, channel: Channel, round: int, ends: Mapping[str, Sequence[str]], shortage: str = "") -> None:
-        """Tell the root which middle aggregators take part, or what they are short of."""
-        _tell(channel, round, ends, **({"reason": shortage} if shortage else {}))
+        """Tell the root which aggregators of the level below take part, or what they are short of."""
+        _tell(channel, round, ends, {end: {"reason": shortage} for end in ends} if shortage else NOTHING)
 
     @function(MIDDLE)
-    def tell_middles(self, channel: Channel, round: int, ends: Mapping[str, Sequence[str]]) -> None:
-        """Tell each middle aggregator its trainers."""
-        _tell(channel, round, ends)
+    def tell_middles(self, channel: Channel, round: int, ends: Mapping[str, Sequence[str]], more: More = NOTHING) -> None:
+        """Tell each middle aggregator its ends."""
+        _tell(channel, round, ends, more)
+
+    @function(LEAF)
+    def tell_leaves(self, channel: Channel, round: int, ends: Mapping[str, Sequence[str]], more: More = NOTHING) -> None:
+        """Tell each leaf aggregator its ends, and as `parent` the aggregator that it works below."""
+        _tell(channel, round, ends, more)
 
     @function(TRAINER)
-    def tell_trainers(self, channel: Channel, round: int, ends: Mapping[str, Sequence[str]]) -> None:
-        """Tell each trainer its middle aggregator."""
-        _tell(channel, round, ends)
+    def tell_trainers(self, channel: Channel, round: int, ends: Mapping[str, Sequence[str]], more: More = NOTHING) -> None:
+        """Tell each trainer its aggregator."""
+        _tell(channel, round, ends, more)
 
     @cached_property
-    def _presence(self) -> dict[str, Presence]:
-        return {tag: Presence(self.channel(tag).spec.ends, time.monotonic()) for tag in (TOP, MIDDLE, TRAINER)}
+    def _levels(self) -> tuple[str, ...]:
+        return tuple(tag for tag in self.LEVELS if self.bound(tag))
 
-    def _there(self, tag: str) -> list[str]:
-        """The ends connected now, in the order of the plan."""
-        joined = self.channel(tag).joined
-        return [end for end in self.channel(tag).spec.ends if end in joined]
+    @cached_property
+    def _tags(self) -> tuple[str, ...]:
+        return (TOP, *self._levels)
 
-    def _quorum(self, tag: str) -> Quorum:
-        return self.context.settings.quorum_of(self.channel(tag).spec.name)
-
-    def _lacks(self, tag: str) -> int:
-        """How many ends are missing."""
-        presence = self._presence[tag]
-        return self._quorum(tag).needed(len(self.channel(tag).spec.ends), len(presence.gone)) - len(presence.present)
-
-    def _shortage(self) -> str:
-        """Who is missing without whom there can be no round; empty if there can."""
-        texts = []
-        for tag in (MIDDLE, TRAINER):
-            presence = self._presence[tag]
-            if presence.present and (self._quorum(tag).tolerant or self._lacks(tag) <= 0):
-                continue
-            reasons = presence.gone | {end: away.reason for end, away in presence.away.items()}
-            texts.append("; ".join(f"{end}: {reason}" for end, reason in reasons.items()))
-        return f"too few workers are there ({'; '.join(texts)})" if texts else ""
+    @cached_property
+    def _attendance(self) -> Attendance:
+        channels = {tag: self.channel(tag) for tag in self._tags}
+        quorums = {tag: self.context.settings.quorum_of(channel.spec.name) for tag, channel in channels.items()}
+        return Attendance(channels, quorums)
 
     def _everyone_for(self, question: Question) -> bool:
         """Whether the question can be answered; if not, this has waited for one event."""
@@ -148,13 +207,9 @@ class Coordinator(Role):
 
     def _waits_until(self, question: Question) -> float | None:
         """How long to wait for those who are away and needed, and for what trainers say of their data; None: no longer."""
-        limits = []
-        for tag in (MIDDLE, TRAINER):
-            if self._lacks(tag) > 0:
-                timeout = self._quorum(tag).rejoin_timeout
-                limits += [away.since + timeout for away in self._presence[tag].away.values()]
-        if not set(self._there(TRAINER)) <= self._loads.keys():
-            limits.append(question.at + self._quorum(TRAINER).join_timeout)
+        limits = self._attendance.limits(self._levels)
+        if not set(self.there(TRAINER)) <= self._loads.keys():
+            limits.append(question.at + self._attendance.quorums[TRAINER].join_timeout)
         now = time.monotonic()
         return min((limit for limit in limits if limit > now), default=None)
 
@@ -164,7 +219,7 @@ class Coordinator(Role):
         Raises:
             PeerLost: the root is gone.
         """
-        patience = self._presence[TOP].patience(time.monotonic(), self._quorum(TOP).rejoin_timeout)
+        patience = self._attendance.presence[TOP].patience(time.monotonic(), self._attendance.quorums[TOP].rejoin_timeout)
         if isinstance(patience, Stranded):
             raise lost(patience.end, patience.reason)
         event = self._event(min((limit for limit in (until, patience) if limit is not None), default=None))
@@ -172,20 +227,18 @@ class Coordinator(Role):
             self._note(event)
 
     def _event(self, until: float | None) -> Event | None:
-        channels = [self.channel(tag) for tag in (TOP, MIDDLE, TRAINER)]
+        channels = [self.channel(tag) for tag in self._tags]
         return next_event(lambda timeout: self.context.endpoint.receive(channels, timeout), until)
 
     def _note(self, event: Event) -> None:
-        tag = next(tag for tag in (TOP, MIDDLE, TRAINER) if self.channel(tag).spec.name == event.channel)
-        if isinstance(event, Joined):
-            self._presence[tag].joined(event.end)
-            if tag != TOP and event.end in self._told:
-                self.perform(tag, self._round, {event.end: self._told[event.end]})
-        elif isinstance(event, Left):
-            final = event.final or event.clean
-            self._presence[tag].left(event.end, event.reason, final=final, now=time.monotonic())
-        else:
+        tag = self._attendance.tag_of(event)
+        self._attendance.note(event, tag)
+        if isinstance(event, Arrived):
             self._note_message(event, tag)
+        elif self._desk is not None:
+            self._desk.note(event, time.monotonic())
+        elif isinstance(event, Joined) and tag != TOP and event.end in self._told:
+            self._tell(tag, [event.end])
 
     def _note_message(self, event: Arrived, tag: str) -> None:
         header = event.offer.header
@@ -194,22 +247,38 @@ class Coordinator(Role):
             self._loads[event.end] = float(samples) if isinstance(samples, int | float) else 0.0
         elif header.kind == EXCLUDE:
             self._excluded[str(header.scalars.get("end"))] = str(header.scalars.get("reason"))
+            if self._desk is not None:
+                self._desk.exclude(str(header.scalars.get("end")))
+        elif header.kind == BORROW and self._desk is not None and tag == self._levels[-2]:
+            self._note_request(self._desk, event)
+            return
         elif header.kind == ASK and tag == TOP:
             self._question = Question(header.round, event.end, event.at)
         elif header.kind == END and tag == TOP:
             self._over = True
         else:
-            log.warning("%s sent %r to the coordinator, which is refused", event.end, header.kind)
-            event.offer.refuse(f"kind {header.kind!r} means nothing to a coordinator")
+            _refuse(event, f"kind {header.kind!r} means nothing to a coordinator")
             return
         event.offer.accept()
 
+    def _note_request(self, desk: Desk, event: Arrived) -> None:
+        try:
+            desk.requested(event.end, event.offer.header, time.monotonic())
+        except UnexpectedMessage as error:
+            _refuse(event, str(error))
+            return
+        event.offer.accept()
+        if desk.round > self._round:
+            self._round = desk.round
+            self.context.reporter.entered(desk.round)
 
-def _tell(channel: Channel, round: int, ends: Mapping[str, Sequence[str]], **more: str) -> None:
+
+def _refuse(event: Arrived, reason: str) -> None:
+    log.warning("%s sent %r to the coordinator, which is refused: %s", event.end, event.offer.header.kind, reason)
+    event.offer.refuse(reason)
+
+
+def _tell(channel: Channel, round: int, ends: Mapping[str, Sequence[str]], more: More) -> None:
     for end, others in ends.items():
-        channel.send(Message(kind=ASSIGN, round=round, scalars={"ends": json.dumps(list(others)), **more}), [end])
-
-
-def _meet(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether two workers are in the same group of some channel."""
-    return any(other.get(channel) == label for channel, label in one.items())
+        told = {"ends": json.dumps(list(others)), **more.get(end, {})}
+        channel.send(Message(kind=ASSIGN, round=round, scalars=told), [end])

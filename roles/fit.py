@@ -120,6 +120,7 @@ class LocalTraining:
         self._fresh = copy.deepcopy(self._trainer.fit_loop.state_dict())
         seeds.apply(seeds.derive(settings.seed, context.name, 0))
         self.samples = _samples(data)
+        simulated = settings.simulated
         self.local = Local(
             worker=context.name,
             module=module,
@@ -128,6 +129,7 @@ class LocalTraining:
             samples=self.samples,
             seed=settings.seed,
             epochs=settings.epochs,
+            compute=None if simulated is None else lambda at: simulated.span(context.name, at).compute,
         )
         for client in self.clients:
             client.begin(self.local)
@@ -144,14 +146,14 @@ class LocalTraining:
         own = LocalEntries(self.module, self.context.settings.share)
         return {**parts, "own-entries": own} if own.names else parts
 
-    def fit(self, round: int) -> dict[str, float]:
-        """Train for one round.
+    def fit(self, round: int, *, turn: int = 0) -> dict[str, float]:
+        """Train for one round; `turn`: how often that was done and counted already.
 
         Returns:
             What the module logged while training (last values) and `fit_seconds`.
         """
         began = time.monotonic()
-        seeds.apply(seeds.derive(self.context.settings.seed, self.context.name, round))
+        seeds.apply(seeds.derive(self.context.settings.seed, self.context.name, round, *([turn] if turn else [])))
         loop = self._trainer.fit_loop
         loop.load_state_dict(copy.deepcopy(self._fresh))
         loop.restarting = False

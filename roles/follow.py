@@ -7,6 +7,7 @@ if it fits what the coordinator has said last.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from roles.kinds import ticket_of
 from roles.presence import Presence, Stranded
 from transports.base import Offer
 
@@ -17,6 +18,8 @@ class Assignment:
 
     round: int
     ends: tuple[str, ...]
+    parent: str | None = None
+    """Of an aggregator: whose model it takes; None: of whoever distributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +70,25 @@ class Follow:
         chosen_parent: whether an assignment names the parent, and not the ends below.
         timeouts: seconds for which parents and coordinators that are away are waited for.
         now: the time.
+        obeys: whether a model is taken only if it fits what the coordinator has said; otherwise the oldest is.
     """
 
     def __init__(
-        self, parents: Sequence[str], coordinators: Sequence[str], *, chosen_parent: bool, timeouts: tuple[float, float], now: float
+        self,
+        parents: Sequence[str],
+        coordinators: Sequence[str],
+        *,
+        chosen_parent: bool,
+        timeouts: tuple[float, float],
+        now: float,
+        obeys: bool = True,
     ) -> None:
         self.over = False
         self.assignment: Assignment | None = None
         self._parents = Presence(parents, now)
         self._coordinators = Presence(coordinators, now)
         self._coordinated = bool(coordinators)
+        self._obeys = obeys
         self._chosen_parent = chosen_parent
         self._timeouts = timeouts
         self._new = False
@@ -104,6 +116,11 @@ class Follow:
             self.assignment = assignment
             self._new = True
 
+    @property
+    def tickets(self) -> list[str | None]:
+        """Of the models that are offered."""
+        return [ticket_of(offer.header.scalars) for offer in self._offers.values()]
+
     def end(self) -> None:
         """The job is over."""
         self.over = True
@@ -112,8 +129,8 @@ class Follow:
         """What to do now: on the way to an assignment, or, with `model`, to the model that fits the one there is."""
         if self.over:
             return Over()
-        if not self._coordinated:
-            return self._oldest() or self._wait(self._parents.patience(now, self._timeouts[0]))
+        if not (self._coordinated and self._obeys):
+            return self._oldest() or self._wait(self._patience(now))
         turned = self._misfit()
         if turned is not None:
             return turned
@@ -124,7 +141,12 @@ class Follow:
                 return Assigned(self.assignment)
         if self.assignment is not None and fitting is not None:
             return self._take(fitting) if model else Assigned(self.assignment)
-        return self._wait(self._coordinators.patience(now, self._timeouts[1]))
+        return self._wait(self._patience(now))
+
+    def _patience(self, now: float) -> float | Stranded | None:
+        # Where there is a coordinator, lost parents are its affair.
+        some, timeout = (self._coordinators, self._timeouts[1]) if self._coordinated else (self._parents, self._timeouts[0])
+        return some.patience(now, timeout)
 
     def _oldest(self) -> Take | None:
         return self._take(next(iter(self._offers))) if self._offers else None
@@ -149,7 +171,7 @@ class Follow:
         assignment = self.assignment
         if assignment is None or not assignment.ends or offer.header.round != assignment.round:
             return False
-        return end in assignment.ends or not self._chosen_parent
+        return end in assignment.ends if self._chosen_parent else assignment.parent in (None, end)
 
     def _why_not(self, round: int) -> str:
         assignment = self.assignment
@@ -157,7 +179,7 @@ class Follow:
             return f"round {round} is over here"
         if not assignment.ends:
             return f"the coordinator has given it nothing to do in round {round}"
-        return f"the coordinator has given it to {assignment.ends[0]} in round {round}"
+        return f"the coordinator has given it to {assignment.parent or assignment.ends[0]} in round {round}"
 
     @staticmethod
     def _wait(patience: float | Stranded | None) -> Await | Stranded:

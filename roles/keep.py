@@ -45,6 +45,9 @@ class WorkerState:
         self._parts: dict[str, Stateful] = {}
         self._memory: dict[int, dict[str, Any]] = {}
         self._begun = False
+        self._onwards = context.strategy.traits.asynchronous
+        """Whether models of earlier rounds come in between, from an aggregator that is behind others: no round is done again."""
+        self._newest = 0
         self._now: int | None = None
         """The round whose end the parts are at; None while they are inside a round, or not known."""
         self._proven = False
@@ -69,6 +72,9 @@ class WorkerState:
             return
         if not self._begun:
             self._begin(round)
+        if self._onwards and round < self._newest:
+            return
+        self._newest = round
         kept = self._rounds()
         before = max((each for each in kept if each < round), default=None)
         if before is None:
@@ -87,6 +93,8 @@ class WorkerState:
         """
         if not self._parts:
             return
+        if self._onwards:
+            round = max(round, self._newest)
         newest = (round - 1) // self._every * self._every
         bounds = [max(0, newest - count * self._every) for count in (2, 1, 0)]
         self._store(round, bounds[0])

@@ -14,6 +14,9 @@ UPDATE: Final = "update"
 SKIP: Final = "skip"
 """The answer to a model by an end that has no update: `reason`, and `fault`, whether more than lost workers is behind it."""
 
+COVERED: Final = "covered"
+"""The answer to a model by an end whose update is in that of another one: `by`, the other end."""
+
 AGAIN: Final = "again"
 """The answer to a model that could not be read: send it once more. `reason`."""
 
@@ -21,7 +24,13 @@ ASK: Final = "ask"
 """From a root to its coordinator: who takes part in this round?"""
 
 ASSIGN: Final = "assign"
-"""From the coordinator: `ends`, a JSON list of names; `reason`, where the list is empty because workers are missing."""
+"""From the coordinator: `ends`, a JSON list of names; `reason`, where the list is empty because workers are missing; `parent`,
+the name of the aggregator above, for one that could have several. In an asynchronous job `ends` are lent under the numbers
+`loans`; without ends, nobody is to be expected for the request `number`."""
+
+BORROW: Final = "borrow"
+"""From an aggregator of an asynchronous job to its coordinator: how many trainers it wants, and which ones it gives back; see
+`roles.lending.words`."""
 
 LOAD: Final = "load"
 """From a trainer to its coordinator: `samples`, how much it trains on."""
@@ -43,6 +52,9 @@ TRAIN: Final = "train"
 
 SURVEY: Final = "survey"
 """The ends are asked something about the model; nobody trains."""
+
+TURN: Final = "turn"
+"""The scalar of a model that says which update of its receiver in the same round is wanted, where that is not the first (0)."""
 
 VIRTUAL_TIME: Final = "virtual_time"
 """Where a virtual clock runs: seconds at which the model was sent, or at which the update came, by that clock."""

@@ -1,9 +1,12 @@
 """A trainer that trains nothing: a round of such trainers costs what the runner itself costs."""
 
+from lightning.pytorch import LightningModule
 from typing_extensions import override
 
-from roles.average import WEIGHTS
+from roles.fit import build_seeded
 from roles.kinds import UPDATE
+from roles.rounds.average import WEIGHTS
+from roles.tags import RING_ALLREDUCE
 from roles.trainer import Task, Trainer
 from transports.message import Message
 
@@ -17,6 +20,10 @@ class NullTrainer(Trainer):
     @override
     def prepare(self) -> None:
         """Nothing to build."""
+
+    @override
+    def module(self) -> LightningModule:
+        return build_seeded(self.context)
 
     @override
     def samples(self) -> int:
@@ -35,7 +42,11 @@ class NullTrainer(Trainer):
         """A copy of the model's weights, in memory from which it can be sent at once."""
         weights = task.model.groups[WEIGHTS]
         scalars = {"weight": 1.0, "samples": 1, "merged": False}
-        update = self.channel("upload").allocate(UPDATE, task.round, {WEIGHTS: task.model.specs[WEIGHTS]}, scalars=scalars)
+        channel = self.channel("upload" if self.bound("upload") else RING_ALLREDUCE)
+        update = channel.allocate(UPDATE, task.round, {WEIGHTS: task.model.specs[WEIGHTS]}, scalars=scalars)
         for name, copy in update.groups[WEIGHTS].items():
-            copy.copy_(weights[name])
+            if self.context.strategy.traits.differences:
+                copy.zero_()
+            else:
+                copy.copy_(weights[name])
         return update

@@ -64,7 +64,7 @@ class Gathered:
 
     @property
     def mean(self) -> State:
-        """The weighted mean of the weights; of parameters, that of their differences where the strategy's updates are differences."""
+        """The weighted mean of the weights, or of the differences of parameters where the strategy's updates are differences."""
         return self.groups["weights"]
 
 

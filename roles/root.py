@@ -9,9 +9,7 @@ from typing import Any
 import torch
 
 from roles import state as states
-from roles.average import WEIGHTS, WeightedSum
 from roles.checkpoints import Checkpoints
-from roles.choice import remembers
 from roles.context import Context
 from roles.errors import BadModel
 from roles.fit import Evaluation, build_seeded
@@ -19,6 +17,8 @@ from roles.judge import Judge
 from roles.keep import Stateful
 from roles.kinds import PHASE, SURVEY, VIRTUAL_TIME
 from roles.part import About, Gathered, State
+from roles.rounds.average import WEIGHTS, WeightedSum
+from roles.rounds.choice import remembers
 from transports.message import Message, Scalar, Specs
 
 log = logging.getLogger(__name__)
@@ -75,9 +75,15 @@ class Root:
 
     def _begin_parts(self, start: State) -> None:
         """Tell selector, strategy and so on of the job; those with a state get it back."""
-        parameters = frozenset(dict(self.module.named_parameters(remove_duplicate=False))) & start.keys()
+        self._parameters = parameters = frozenset(dict(self.module.named_parameters(remove_duplicate=False))) & start.keys()
         start = {name: value.detach().clone() for name, value in start.items()}
-        about = About(start=start, parameters=parameters, population=self.context.population, seed=self.settings.seed)
+        about = About(
+            start=start,
+            parameters=parameters,
+            population=self.context.population,
+            seed=self.settings.seed,
+            differences=self.context.strategy.traits.differences,
+        )
         for name, part in zip(("strategy", "selector", "sampler", "privacy"), self.context.parts, strict=True):
             part.begin(about)
             if name == "strategy" or remembers(part):
@@ -92,6 +98,13 @@ class Root:
         self._allocate = allocate
         self.model = self.model.packed(into=allocate(MODEL_KIND, self._round, self.model.specs).payload)
         self._adopt()
+
+    def adopt(self, model: Message) -> None:
+        """Go on from a packed `model` that was made elsewhere meanwhile, with its round. Call it before the first round."""
+        self.model = model.relabel(kind=MODEL_KIND, scalars={})
+        self._round = model.round
+        self._adopt()
+        self._due = True
 
     def allocate_sum(self, kind: str, round: int, specs: Specs) -> Message:
         """Memory for the sum of a round: that of the next model where the types are the same, so that it becomes the model."""
@@ -178,7 +191,8 @@ class Root:
         means, differences = total.means(), self.context.strategy.traits.differences
         for name, value in self.model.groups[WEIGHTS].items():
             if name not in means[WEIGHTS]:
-                means[WEIGHTS][name] = torch.zeros_like(value) if differences else value.clone()
+                missing = differences and name in self._parameters
+                means[WEIGHTS][name] = torch.zeros_like(value) if missing else value.clone()
         return _gathered(total, means)
 
     def review(self, *, wait: bool = False) -> None:
@@ -215,7 +229,7 @@ class Root:
     def _review(self, round: int, model: Message) -> None:
         every, last = self.settings.evaluate_every, round >= self.settings.rounds
         if not self._adopts:
-            states.load_shared(self.module, model.groups)
+            states.load_shared(self.module, states.of_module(model.groups))
         if self._evaluation is not None and (last or (every and round % every == 0)):
             self._evaluate(round)
         else:

@@ -52,13 +52,13 @@ class Simulated:
         factor = self.factor(worker) * self._draw(self.jitter, worker, round)
         return Span(self.compute * factor, self.network * factor)
 
-    def task(self, worker: str, round: int) -> float:
-        """Seconds from the model's handing out to the arrival of the update: both transfers and the training."""
+    def task(self, worker: str, round: int, effort: float = 1.0) -> float:
+        """Seconds from the model's handing out to the arrival of the update: both transfers and this part of the training."""
         span = self.span(worker, round)
-        return span.compute + 2 * span.network
+        return effort * span.compute + 2 * span.network
 
     def transfer(self, worker: str, round: int) -> float:
-        """Seconds of the transfer of an aggregator's sum."""
+        """Seconds of one transfer: of the model to a middle aggregator, or of its sum."""
         return self.span(worker, round).network
 
     def _draw(self, sigma: float, *what: str | int) -> float:

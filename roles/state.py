@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from roles import seals
-from roles.average import WEIGHTS
 from roles.errors import BadModel
+from roles.rounds.average import WEIGHTS
 from roles.settings import Share
 from transports.message import Message, placed
 

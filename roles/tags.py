@@ -18,6 +18,7 @@ AGGREGATE: Final = "aggregate"
 COORDINATE: Final = "coordinate"
 COORDINATE_WITH_TOP: Final = "coordinateWithTopAgg"
 COORDINATE_WITH_MIDDLE: Final = "coordinateWithMidAgg"
+COORDINATE_WITH_LEAF: Final = "coordinateWithLeafAgg"
 COORDINATE_WITH_TRAINER: Final = "coordinateWithTrainer"
 RING_ALLREDUCE: Final = "ring_allreduce"
 COORDINATE_WITH: Final = "coordinateWith"
@@ -28,10 +29,10 @@ MANY: Final = 1000
 
 BUILTIN_TAGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "roles.Trainer": (FETCH, UPLOAD, COORDINATE),
+        "roles.Trainer": (FETCH, UPLOAD, COORDINATE, RING_ALLREDUCE),
         "roles.Aggregator": (DISTRIBUTE, AGGREGATE, FETCH, UPLOAD, COORDINATE),
-        "roles.Coordinator": (COORDINATE_WITH_TOP, COORDINATE_WITH_MIDDLE, COORDINATE_WITH_TRAINER),
-        "roles.NullTrainer": (FETCH, UPLOAD, COORDINATE),
+        "roles.Coordinator": (COORDINATE_WITH_TOP, COORDINATE_WITH_MIDDLE, COORDINATE_WITH_LEAF, COORDINATE_WITH_TRAINER),
+        "roles.NullTrainer": (FETCH, UPLOAD, COORDINATE, RING_ALLREDUCE),
     }
 )
 """Import path of a built-in class -> the functions it exposes."""

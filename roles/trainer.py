@@ -1,24 +1,26 @@
 """The trainer: fetches the global model, trains it on its own data, uploads what became of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from roles import state as states
-from roles.average import WEIGHTS, averaged
 from roles.codecs.messages import codec_for, unpack
 from roles.codecs.uploads import Uploads
 from roles.context import Context
 from roles.errors import BadModel
 from roles.fit import LocalTraining, build_seeded
-from roles.kinds import LOAD, PHASE, SURVEY, TRAIN, UPDATE, VIRTUAL_TIME, ticket_of
+from roles.kinds import LOAD, PHASE, SURVEY, TRAIN, TURN, UPDATE, VIRTUAL_TIME, ticket_of
 from roles.part import Update
+from roles.ring.member import Grouped, Member, Peer
 from roles.role import Role
-from roles.tags import function
+from roles.rounds.average import WEIGHTS
+from roles.tags import RING_ALLREDUCE, function
 from roles.upward import Upward
-from transports.base import Channel, ChannelSpec
+from transports.base import Channel, ChannelSpec, Event
 from transports.message import Message
 
 
@@ -52,6 +54,8 @@ class Trainer(Role):
         super().__init__(context)
         self._unsent: tuple[str, Message] | None = None
         """An update that was lost on its way, and its ticket: the same model need not be trained twice."""
+        self._effort = 1.0
+        """Which part of a whole round's training the last one was."""
         self._codec = codec_for(context, "fetch")
         self._uploads = Uploads(context, self.keep)
 
@@ -60,7 +64,11 @@ class Trainer(Role):
         self.prepare()
         self.join()
         while (task := self.next_task()) is not None:
-            self.perform("upload", task, self._update(task))
+            update: Message | None = self._update(task)
+            if self.bound(RING_ALLREDUCE):
+                update = self.perform(RING_ALLREDUCE, task, update)
+            if update is not None:
+                self.perform("upload", task, update)
 
     def _update(self, task: Task) -> Message:
         unsent, self._unsent = self._unsent, None
@@ -72,6 +80,8 @@ class Trainer(Role):
             return self._timed(task, self.answer(task))
         self.receive(task)
         update = self._timed(task, self.train(task))
+        if self.bound(RING_ALLREDUCE):
+            return update  # what goes up is made of it and of others
         return self._uploads.of_update(update, task.model, self.channel("upload"))
 
     def _timed(self, task: Task, update: Message) -> Message:
@@ -79,9 +89,8 @@ class Trainer(Role):
         simulated, sent = self.context.settings.simulated, task.model.scalars.get(VIRTUAL_TIME)
         if simulated is None or sent is None:
             return update
-        seconds = 2 * simulated.transfer(self.context.name, task.round)
-        if task.phase != SURVEY:
-            seconds = simulated.task(self.context.name, task.round)
+        effort = 0.0 if task.phase == SURVEY else self._effort
+        seconds = simulated.task(self.context.name, task.round, effort)
         return update.relabel(scalars={**update.scalars, VIRTUAL_TIME: float(sent) + seconds})
 
     @cached_property
@@ -98,7 +107,23 @@ class Trainer(Role):
             chosen_parent=True,
             timeouts=(timeouts[0], timeouts[1]),
             greet=self._report_load,
+            below=self._ring_below(),
+            obeys=not self.context.strategy.traits.asynchronous,
         )
+
+    def _ring_below(self) -> tuple[Sequence[Channel], Callable[[Event], object]]:
+        """Those of the ring who still need this worker while it waits for its aggregator."""
+        member = self.member if self.bound(RING_ALLREDUCE) else None
+        return ([self.channel(RING_ALLREDUCE)], member.note) if isinstance(member, Grouped) else ([], lambda event: None)  # noqa: ARG005
+
+    @cached_property
+    def member(self) -> Member:
+        """What this worker is to its ring."""
+        channel = self.channel(RING_ALLREDUCE)
+        if self.bound("fetch"):
+            channels = (channel, self.channel("fetch"), self.channel("upload"))
+            return Grouped(self.context, channels, lambda: self.upward, self._uploads)
+        return Peer(self.context, channel, self.module(), partial(self.farewell, [channel]))
 
     def _report_load(self) -> None:
         channel = self.channel("coordinate")
@@ -106,6 +131,9 @@ class Trainer(Role):
 
     def needed_ends(self, channel: ChannelSpec, gone: int) -> int:
         """All; of several aggregators that a coordinator chooses from, one."""
+        if self.bound(RING_ALLREDUCE) and channel.name == self.context.tags[RING_ALLREDUCE][0]:
+            # This worker is one of those that the policy counts.
+            return self.context.settings.quorum_of(channel.name).needed(len(channel.ends) + 1, gone) - 1
         chosen = self.bound("coordinate") and channel.name == self.context.tags["fetch"][0]
         return 1 if chosen else super().needed_ends(channel, gone)
 
@@ -123,6 +151,12 @@ class Trainer(Role):
 
     def next_task(self) -> Task | None:
         """The next round of this trainer, or None at the end of the job."""
+        if not self.bound("fetch"):
+            model = self.member.begin()
+            if model is None:
+                return None
+            self.load(model)
+            return Task(model.round, self.context.name, model)
         while not self.upward.over:
             parent = self.perform("coordinate") if self.bound("coordinate") else None
             if not self.upward.over:
@@ -135,10 +169,12 @@ class Trainer(Role):
     def coordinate(self, channel: Channel) -> str | None:  # noqa: ARG002 - what every function is given
         """The aggregator of the next round in which this trainer takes part; None at the end.
 
+        In an asynchronous job None, too: only an aggregator that it is lent to sends it a model.
+
         Raises:
             PeerLost: the coordinator is gone.
         """
-        assignment = self.upward.assignment()
+        assignment = None if self.context.strategy.traits.asynchronous else self.upward.assignment()
         return None if assignment is None else assignment.ends[0]
 
     @function("fetch")
@@ -158,13 +194,17 @@ class Trainer(Role):
         self.load(message)
         return Task(message.round, message.sender, message)
 
+    def module(self) -> LightningModule:
+        """The worker's own module, as it was built."""
+        return self.training.module
+
     def samples(self) -> int:
         """Training samples of this worker, from 1."""
         return self.training.samples
 
     def load(self, message: Message) -> None:
         """Put the global model into the module. Override where nothing trains it."""
-        states.load_shared(self.training.module, message.groups)
+        states.load_shared(self.training.module, states.of_module(message.groups))
 
     def receive(self, task: Task) -> None:
         """Show the model to the client halves of the algorithm. Override where there are none."""
@@ -181,7 +221,7 @@ class Trainer(Role):
         Returns:
             The update. It refers to the tensors of the module; sending it packs them.
         """
-        values = self.training.fit(task.round)
+        values = self.training.fit(task.round, turn=int(task.model.scalars.get(TURN, 0)))
         self.context.reporter.metrics(task.round, values)
         share = self.context.settings.share
         groups = states.shared_state(self.training.module, share)
@@ -201,12 +241,31 @@ class Trainer(Role):
         weight = float(samples) if by == "samples" else 1.0
         update = Update(round=task.round, weights=dict(weights), weight=weight, samples=samples)
         self.training.finish(update)
+        self._effort = update.effort
         if strategy.traits.differences:
             received = task.model.groups[WEIGHTS]
-            for name, value in update.weights.items():
-                if averaged(value.dtype):
-                    update.weights[name] = value.detach() - received[name]
+            # Buffers travel as they are: a mean of their differences may be no value that they can have.
+            for name in self.training.local.parameters:
+                update.weights[name] = update.weights[name].detach() - received[name]
         return update
+
+    @function(RING_ALLREDUCE)
+    def ring_allreduce(self, channel: Channel, task: Task, update: Message) -> Message | None:  # noqa: ARG002 - what every function is given
+        """Average the update with those of the others in the ring; None, unless this worker hands the mean up.
+
+        Raises:
+            RoundFailed: too few can take part; names who cannot.
+            PeerLost: the leader of the ring is away for too long.
+        """
+        if update.scalars.get("merged"):
+            return update  # the ring's, which was lost on its way up
+        ticket = task.ticket or str(task.round)
+        if self.bound("fetch"):
+            # The model may come once more, and be loaded into the module.
+            update = update.packed()
+            self._unsent = (ticket, update)
+        self.keep.save(task.round)
+        return self.member.reduce(ticket, task.model, task.parent, update)
 
     @function("upload")
     def upload(self, channel: Channel, task: Task, update: Message) -> None:

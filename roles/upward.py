@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from roles.errors import UnexpectedMessage
 from roles.follow import Assigned, Assignment, Await, Follow, Over, Take, Turn
-from roles.kinds import AGAIN, ASSIGN, END, MODEL, SKIP, TICKET, ticket_of
+from roles.kinds import AGAIN, ASSIGN, COVERED, END, MODEL, SKIP, TICKET, ticket_of
 from roles.presence import Stranded
 from transports.base import Arrived, Channel, Endpoint, Event, Joined, Left, Offer, Outcome
 from transports.errors import PeerLost, ProtocolError, WaitTimeout
@@ -37,6 +37,7 @@ class Upward:
         greet: called when a coordinator has joined, for the first time or again.
         below: the channels of this worker's own ends, and what becomes of their events meanwhile: who waits for its parent must
             not be deaf for those who wait for it.
+        obeys: whether the coordinator says which models are taken.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Upward:
         timeouts: tuple[float, float],
         greet: Callable[[], object] = lambda: None,
         below: tuple[Sequence[Channel], Callable[[Event], object]] = ((), lambda event: None),  # noqa: ARG005 - there are none
+        obeys: bool = True,
     ) -> None:
         self._models = models
         self._answers = answers
@@ -59,7 +61,9 @@ class Upward:
         self._below = {channel.spec.name: below[1] for channel in below[0]}
         self._greet = greet
         coordinators = () if coordinator is None else coordinator.spec.ends
-        self._follow = Follow(models.spec.ends, coordinators, chosen_parent=chosen_parent, timeouts=timeouts, now=time.monotonic())
+        self._follow = Follow(
+            models.spec.ends, coordinators, chosen_parent=chosen_parent, timeouts=timeouts, now=time.monotonic(), obeys=obeys
+        )
         self._taken: str | None = None
 
     @property
@@ -113,6 +117,18 @@ class Upward:
         """Tell `parent` that there will be no update of `round`; `fault`: not only because workers were lost."""
         self._send(SKIP, parent, ticket, round, {"reason": reason, "fault": fault})
 
+    def covered(self, parent: str, ticket: str | None, round: int, by: str) -> None:
+        """Tell `parent` that the update of `round` is in that of `by`, another of its ends."""
+        self._send(COVERED, parent, ticket, round, {"by": by})
+
+    def supersedes(self, ticket: str | None) -> bool:
+        """Whether the job is over, or another model than that of `ticket` has come."""
+        return self.over or any(other != ticket for other in self._follow.tickets)
+
+    def note(self, event: Event) -> None:
+        """Take into account an event that somebody else has received."""
+        self._note(event)
+
     def _send(self, kind: str, parent: str, ticket: str | None, round: int, scalars: Mapping[str, Scalar]) -> None:
         self._answers.send(ticketed(Message(kind=kind, round=round, scalars=scalars), ticket), [parent])
 
@@ -161,7 +177,8 @@ class Upward:
         elif header.kind == (ASSIGN if coordinator else MODEL):
             if coordinator:
                 offer.accept()
-                self._follow.assigned(Assignment(header.round, ends_of(header.scalars)))
+                parent = header.scalars.get("parent")
+                self._follow.assigned(Assignment(header.round, ends_of(header.scalars), None if parent is None else str(parent)))
             elif self._taken is not None and ticket_of(header.scalars) == self._taken:
                 offer.refuse(f"the update of round {header.round} was taken")
             else:

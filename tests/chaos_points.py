@@ -18,6 +18,7 @@ Points, by what the worker is about to do or in the midst of:
     joining       ready, its channels are not open yet
     receiving     it was offered a message of the round and has not taken it
     training      a trainer trains in the round
+    reducing      a piece of its update is under way in a ring
     uploading     its update of the round is under way
     distributing  the model of the round is under way to its ends
     aggregating   an update of the round was offered to it

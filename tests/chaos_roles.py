@@ -8,11 +8,12 @@ from chaos_points import pass_point  # type: ignore[import-not-found]
 
 from roles import Aggregator, Coordinator, Trainer, kinds
 from roles.context import Context
+from roles.ring.kinds import PIECE
 from roles.role import Role
 from transports.base import Arrived, Channel, ChannelSpec, Delivery, Endpoint, Event
 from transports.message import Message
 
-SENT = {kinds.MODEL: "distributing", kinds.UPDATE: "uploading", kinds.ASSIGN: "telling"}
+SENT = {kinds.MODEL: "distributing", kinds.UPDATE: "uploading", kinds.ASSIGN: "telling", PIECE: "reducing"}
 RECEIVED = {kinds.MODEL: "receiving", kinds.UPDATE: "aggregating", kinds.ASK: "assigning"}
 
 

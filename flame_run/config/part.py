@@ -35,7 +35,8 @@ def stand_in(key: str) -> str:
 def role_config(cfg: DictConfig, role: str) -> dict[str, Any]:
     """The configuration of `role` with everything resolved but `${worker:...}`, which stays as text.
 
-    What `job.roles.ROLE` says (`hyperparameters`, `threads`, `model`) replaces the job's own before anything refers to it.
+    What `job.roles.ROLE` says (`hyperparameters`, `threads`, `share`, `model`) replaces the job's own before anything refers to
+    it.
 
     Raises:
         InvalidConfig: an interpolation that leads nowhere.
@@ -49,6 +50,9 @@ def role_config(cfg: DictConfig, role: str) -> dict[str, Any]:
     threads = OmegaConf.select(own, f"job.roles.{role}.threads")
     if threads is not None:
         own.job.threads = threads
+    share = OmegaConf.select(own, f"job.roles.{role}.share")
+    if share:
+        own.job.share = narrowed(own.job.get("share") or {}, share)
     for key in ("module", "data"):
         node = OmegaConf.select(own, f"job.roles.{role}.model.{key}")
         if node is not None:
@@ -62,6 +66,11 @@ def role_config(cfg: DictConfig, role: str) -> dict[str, Any]:
             place = error.full_key or key
             raise InvalidConfig([Problem(place, "", str(error).splitlines()[0])]) from error
     return resolved
+
+
+def narrowed(share: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`job.share` as it is for a role with a `share` of its own: what either excludes is excluded."""
+    return {**share, **own, "exclude": [*(share.get("exclude") or ()), *(own.get("exclude") or ())]}
 
 
 def fill(value: Any, worker: Mapping[str, Any]) -> Any:

@@ -11,7 +11,16 @@ from flame_run.errors import Problem
 from flame_run.run.part_values import check_values
 from flame_run.topology.plan import Plan
 from roles.catalogue import TRAITS, Traits
-from roles.tags import COORDINATE, DISTRIBUTE, FETCH, RING_ALLREDUCE
+from roles.tags import (
+    COORDINATE,
+    COORDINATE_WITH,
+    COORDINATE_WITH_MIDDLE,
+    COORDINATE_WITH_TOP,
+    COORDINATE_WITH_TRAINER,
+    DISTRIBUTE,
+    FETCH,
+    RING_ALLREDUCE,
+)
 
 PARTS: Final = {
     "algorithm": ("roles.algorithms.", "the `_target_` of a roles.strategy.Strategy"),
@@ -77,6 +86,7 @@ class _Shape:
                 self.tags.setdefault(role, set()).update(tags)
         self.middles = [role for role, tags in self.tags.items() if {DISTRIBUTE, FETCH} <= tags]
         self.coordinated = any(COORDINATE in tags for tags in self.tags.values())
+        self.coordinates = {tag for tags in self.tags.values() for tag in tags if tag.startswith(COORDINATE_WITH)}
         self.rings = [role for role, tags in self.tags.items() if RING_ALLREDUCE in tags]
         self.serves = any(DISTRIBUTE in tags for tags in self.tags.values())
 
@@ -106,6 +116,13 @@ def _of_coordinators(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shap
         yield _problem(cfg, "selector", "who takes part in a round is for the coordinator to say in this topology")
     if shape.coordinated and traits["algorithm"].surveys:
         yield _problem(cfg, "algorithm", "asks twice in a round, and the coordinator maps trainers once")
+    if not (shape.coordinated and traits["algorithm"].asynchronous):
+        return
+    if shape.coordinates - {COORDINATE_WITH_TOP, COORDINATE_WITH_MIDDLE, COORDINATE_WITH_TRAINER}:
+        yield _problem(cfg, "algorithm", "is asynchronous, and a coordinator lends trainers to one level of aggregators only")
+    if OmegaConf.select(cfg, "job.simulatedTime") is not None:
+        reason = "the coordinator lends trainers to whoever asks first, which no virtual clock decides"
+        yield Problem("job.simulatedTime", OmegaConf.to_container(cfg.job.simulatedTime), reason, "null")
 
 
 def _of_rings(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
@@ -126,7 +143,8 @@ def _of_rings(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> I
     if _name(cfg, "privacy") != "Open":
         yield _problem(cfg, "privacy", f"the workers of role {ring} exchange parts of their weights with each other")
     if OmegaConf.select(cfg, "job.simulatedTime") is not None:
-        yield Problem("job.simulatedTime", None, f"the ring of role {ring} knows no virtual clock", "null")
+        value = OmegaConf.to_container(cfg.job.simulatedTime)
+        yield Problem("job.simulatedTime", value, f"the ring of role {ring} knows no virtual clock", "null")
 
 
 def _of_combinations(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
@@ -179,22 +197,39 @@ def _serves_several(shape: _Shape) -> bool:
 
 
 def _of_buffers(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
-    size, repeat = OmegaConf.select(cfg, "algorithm.k"), OmegaConf.select(cfg, "algorithm.repeat")
-    if not traits["algorithm"].asynchronous or repeat or not isinstance(size, int):
+    if not traits["algorithm"].asynchronous:
         return
-    for root in shape.plan.roots:
-        ends = sum(len(shape.plan.ends(root, channel)) for channel in shape.plan.distributes_on(root))
-        if size > ends:
-            reason = f"{root} has {ends} end{'s' * (ends != 1)}, and each counts once in a buffer"
-            yield Problem("algorithm.k", size, reason, f"at most {ends}, or algorithm.repeat=true")
+    bounds = {"faults": cfg.faults, **{f"faults.channels.{name}": own for name, own in cfg.faults.channels.items()}}
+    for where, bound in bounds.items():
+        if (bound or {}).get("deadline") is not None:
+            reason = f"a round of {_name(cfg, 'algorithm')} closes with its updates, whenever they come"
+            yield Problem(f"{where}.deadline", bound.deadline, reason, "null")
+    if OmegaConf.select(cfg, "algorithm.repeat"):
+        return
+    for name in (worker.name for worker in shape.plan.workers):
+        channels = shape.plan.distributes_on(name)
+        ends = sum(len(shape.plan.ends(name, channel)) for channel in channels)
+        own = name not in shape.plan.roots and OmegaConf.select(cfg, "algorithm.middle_k") is not None
+        key = "algorithm.middle_k" if own else "algorithm.k"
+        size = OmegaConf.select(cfg, key)
+        if channels and isinstance(size, int) and size > ends:
+            reason = f"{name} has {ends} end{'s' * (ends != 1)}, and each counts once in a buffer"
+            yield Problem(key, size, reason, f"at most {ends}, or algorithm.repeat=true")
 
 
 def _of_shares(cfg: DictConfig, traits: Mapping[str, Traits], shape: _Shape) -> Iterator[Problem]:
     roles = OmegaConf.select(cfg, "job.roles") or {}
     for role, own in roles.items():
-        if not (own or {}).get("share"):
+        share = (own or {}).get("share")
+        if not share:
             continue
         where = f"job.roles.{role}.share"
+        if not any(worker.role == role and worker.dataset is not None for worker in shape.plan.workers):
+            yield Problem(where, "", "only data consumers exchange a part of the model", "a role with isDataConsumer: true")
+        whole = OmegaConf.select(cfg, "job.share.include") or ["*"]
+        if "include" in share and list(whole) != ["*"]:
+            reason = "the job and the role both say what is exchanged"
+            yield Problem(f"{where}.include", list(share.include), reason, "one of the two; job.share.exclude holds for all")
         above = {each for channel in shape.plan.channels if role in channel.pair for each in channel.pair if each != role}
         if above & set(shape.middles):
             yield Problem(where, "", "the sums of middle aggregators hold all entries", "roles whose updates go to the root")

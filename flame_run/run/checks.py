@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flame_run.config.codecs import check_codecs
+from flame_run.config.part import stand_in
 from flame_run.config.targets import check_targets
 from flame_run.data.urls import check_url
 from flame_run.documents.load import load_document
@@ -33,6 +34,7 @@ def plan_of(cfg: DictConfig) -> Plan:
     """
     problems: list[Problem] = []
     import_from(cfg.python_path)
+    OmegaConf.register_new_resolver("worker", stand_in, replace=True)  # what a role's own data may name
     schema, dataset, job = _document(cfg, "schema", problems), _document(cfg, "dataset", problems), _node(cfg, "job", problems)
     for name, document in (("schema", schema), ("dataset", dataset), ("job", job)):
         problems += _not_finite(document, name)
@@ -123,7 +125,9 @@ def _group_problems(cfg: DictConfig) -> list[Problem]:
     problems += check_security(cfg.security)
     if cfg.model.get("module") is None:
         problems.append(Problem("model.module", None, "there is nothing to train", "the `_target_` of a LightningModule"))
-    for place in ("model.module", "model.data", "model.trainer", *PARTS):
+    roles = cfg.job.get("roles") if isinstance(cfg.job, DictConfig) else None
+    own = [f"job.roles.{role!s}.model" for role in (roles if isinstance(roles, DictConfig) else ())]
+    for place in ("model.module", "model.data", "model.trainer", *PARTS, *own):
         node = OmegaConf.select(cfg, place)
         problems += check_targets(OmegaConf.to_container(node) if OmegaConf.is_config(node) else None, place)
     if "max_epochs" in cfg.model.trainer:

@@ -8,7 +8,7 @@ from flame_run.config.nodes import open_map
 from flame_run.documents.spelling import legal_values
 from flame_run.errors import Problem
 from flame_run.topology.plan import Plan
-from roles.tags import AGGREGATE
+from roles.tags import AGGREGATE, FETCH, RING_ALLREDUCE
 
 ON_WORKER_LOSS = ("fail", "continue", "restart")
 RESTARTING_LAUNCHERS = ("flame_run.launch.local.LocalLauncher", "flame_run.launch.external.ExternalLauncher")
@@ -93,7 +93,7 @@ def check_faults_of_plan(conf: FaultsConf, plan: Plan) -> list[Problem]:
         for name, own in _own(conf).items()
         if name not in names
     ]
-    return unknown + list(_too_many_ends(conf, plan))
+    return unknown + list(_too_many_ends(conf, plan)) + list(_excluded_of_rings(conf, plan))
 
 
 def of_channel(faults: Mapping[str, Any], channel: str) -> dict[str, Any]:
@@ -134,11 +134,25 @@ def _too_many_ends(conf: FaultsConf, plan: Plan) -> Iterator[Problem]:
         if not isinstance(least, int | float) or least < 1 or place in told:
             continue
         for worker in plan.workers:
-            if AGGREGATE not in channel.func_tags.get(worker.role, ()):
+            tags = channel.func_tags.get(worker.role, ())
+            if not {AGGREGATE, RING_ALLREDUCE} & set(tags):
                 continue
-            ends = len(plan.ends(worker.name, channel.name))
+            # In a ring, the worker is one of those that count.
+            ends = len(plan.ends(worker.name, channel.name)) + (RING_ALLREDUCE in tags)
             if ends < least:
                 told.add(place)
                 reason = f"{worker.name} has {ends} end{'s' * (ends != 1)} on channel {channel.name}"
                 yield Problem(place, least, reason, f"at most {ends}, a fraction, or faults.channels.NAME.min_ends of each channel")
                 break
+
+
+def _excluded_of_rings(conf: FaultsConf, plan: Plan) -> Iterator[Problem]:
+    """An excluded worker gets no more models, and the others of its ring would wait for it."""
+    if conf.max_bad_updates is None:
+        return
+    bound = [(role, tags) for channel in plan.channels for role, tags in channel.func_tags.items()]
+    fetching = {role for role, tags in bound if FETCH in tags}
+    ring = next((role for role, tags in bound if RING_ALLREDUCE in tags and role in fetching), None)
+    if ring is not None:
+        reason = f"the workers of role {ring} wait for each other in their ring, so that none of them can be excluded"
+        yield Problem("faults.max_bad_updates", conf.max_bad_updates, reason, "null")

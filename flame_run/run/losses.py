@@ -3,6 +3,7 @@
 Part of the supervisor's state machine: no I/O, no clock.
 """
 
+from collections.abc import Sequence
 from math import inf
 
 from flame_run.run import events as run
@@ -27,7 +28,8 @@ class Losses:
         self._roster = roster
         self._faults = faults
         self._graces = graces
-        self._roots = plan.roots
+        self._lines = [(root, *plan.heirs.get(root, ())) for root in plan.roots]
+        """Each root with those who take its place, one after the other."""
         binding = {
             role
             for channel in plan.channels
@@ -46,8 +48,13 @@ class Losses:
     @property
     def result_is_there(self) -> bool:
         """Whether every root that is left has completed, one at least."""
-        roots = [task.state for task in self._roster if task.name in self._roots and task.state != "failed"]
-        return bool(roots) and all(state == "completed" for state in roots)
+        acting = [left[0] for line in self._lines if (left := self._left(line))]
+        return bool(acting) and all(task.state == "completed" for task in acting)
+
+    def _left(self, line: Sequence[str]) -> list[Task]:
+        """Those of a line that have not failed."""
+        tasks = [task for name in line if (task := self._roster.get(name)) is not None]
+        return [task for task in tasks if task.state != "failed"]
 
     def take(self, task: Task, what: str, error: str, time: float, now: float) -> str | None:
         """Handle the loss of a worker that was not lost already.
@@ -108,8 +115,8 @@ class Losses:
     def _essential(self, task: Task) -> bool:
         if self.result_is_there:
             return False
-        others = [other for other in self._roster if other.name in self._roots and other is not task and other.state != "failed"]
-        return task.name in self._coordinators or (task.name in self._roots and not others)
+        others = [other for line in self._lines for other in self._left(line) if other is not task]
+        return task.name in self._coordinators or (any(task.name in line for line in self._lines) and not others)
 
     def _go_on_without(self, task: Task, what: str, error: str, time: float, now: float) -> None:
         self._roster.change(task, "failed", time, error=error)

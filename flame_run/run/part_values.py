@@ -22,7 +22,7 @@ INCOMPLETE: Final = ("roles.algorithms.fedgft.FedGFT", "roles.selectors.trace.Tr
 def check_values(cfg: DictConfig, group: str, plan: Plan) -> list[Problem]:
     """What is wrong with the values of one group; its `_target_` has been found."""
     node: dict[str, Any] = dict(OmegaConf.to_container(cfg[group], resolve=True))  # type: ignore[arg-type]
-    if _as_shipped(group, node) and node["_target_"] not in INCOMPLETE:
+    if _as_shipped(group, OmegaConf.to_container(cfg[group])) and node["_target_"] not in INCOMPLETE:
         return []
     from flame_run import torchvision_guard  # noqa: PLC0415 - see the module
 
@@ -30,7 +30,7 @@ def check_values(cfg: DictConfig, group: str, plan: Plan) -> list[Problem]:
     return list(_check(group, node, plan, cfg.job.get("seed", 0)))
 
 
-def _as_shipped(group: str, node: Mapping[str, Any]) -> bool:
+def _as_shipped(group: str, node: Any) -> bool:
     return any(yaml.safe_load(path.read_text(encoding="utf-8")) == node for path in (conf_dir() / group).glob("*.yaml"))
 
 

@@ -45,7 +45,7 @@ class Parts:
         for channel in channels:
             for tag in channel.func_tags[worker.role]:
                 tags.setdefault(tag, []).append(channel.name)
-        root = name in plan.roots
+        root = plan.root_of(name)
         return {
             "job": {"id": plan.job_id, "name": plan.job_name, "run": self._run},
             "worker": {**asdict(worker), "groups": dict(worker.groups)},
@@ -53,8 +53,8 @@ class Parts:
             "tags": tags,
             "code": plan.code[worker.role],
             "config": self.configs[worker.role],
-            "evaluation": asdict(plan.evaluation) if root and plan.evaluation else None,
-            "folder": str(self._folder.models(name if len(plan.roots) > 1 else None)) if root else None,
+            "evaluation": asdict(plan.evaluation) if root is not None and plan.evaluation else None,
+            "folder": None if root is None else str(self._folder.models(root if len(plan.roots) > 1 else None)),
             "state_folder": str(self._folder.state(name)),
             "resume": name in self.resumed,
             "token": self._token,
@@ -69,7 +69,8 @@ class Parts:
             "group": worker.groups[channel.name],
             "backend": channel.backend,
             "ends": [
-                {"name": end.name, "role": end.role, "groups": dict(end.groups), "consumer": end.dataset is not None} for end in ends
+                {"name": end.name, "role": end.role, "groups": dict(end.groups), "consumer": end.dataset is not None}
+                for end in ends
             ],
             "dials": list(plan.dials(worker.name, channel.name)),
         }

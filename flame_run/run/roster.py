@@ -22,7 +22,7 @@ class Roster:
         self._tasks = {
             worker.name: Task(worker, plan.job_id, "user" if worker.name in users else "system") for worker in plan.workers
         }
-        self._roots = frozenset(plan.roots)
+        self._root_of = plan.root_of
         self._false_roots: set[str] = set()
         self._results: dict[str, Mapping[str, Any]] = {}
         self._changed: dict[str, float] = {}
@@ -73,8 +73,10 @@ class Roster:
         return {name: self._results[name] for name in self._tasks if name in self._results}
 
     def keep_result(self, task: Task, result: Mapping[str, Any]) -> None:
-        """Keep a root's result; an earlier one is replaced. Nobody else has one."""
-        if task.name in self._roots:
+        """Keep a root's result; an earlier one is replaced, also that of one whose place it took. Nobody else has one."""
+        root = self._root_of(task.name)
+        if root is not None:
+            self._results = {name: kept for name, kept in self._results.items() if self._root_of(name) != root}
             self._results[task.name] = result
         elif task.name not in self._false_roots:
             self._false_roots.add(task.name)

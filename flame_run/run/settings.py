@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flame_run.config.codecs import codecs_of
+from flame_run.config.part import narrowed
 from flame_run.run.faults import of_channel
 from flame_run.run.simulated import simulated_of
 from roles.settings import Checkpoint, Quorum, Settings, Share, Stop
@@ -27,7 +28,7 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
         hyperparameters=hyperparameters,
         stop=Stop(**stop),
         share=_share(share),
-        shares={name: _share({**share, **own["share"]}) for name, own in (job.get("roles") or {}).items() if own.get("share")},
+        shares={name: _share(narrowed(share, own["share"])) for name, own in (job.get("roles") or {}).items() if own.get("share")},
         eager=(job.get("order") or "plan") == "arrival",
         simulated=simulated_of(job),
         checkpoint=Checkpoint(

@@ -32,19 +32,29 @@ def read_trace(path: Path) -> Trace:
             reader = csv.DictReader(file)
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
-                raise BadTrace(f"has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+                raise BadTrace(f"has no column {', '.join(missing)}")
             for row in reader:
-                round_, compute, network = int(row["round"]), float(row["compute"]), float(row["network"])
-                if round_ < 1 or not (0 <= compute < math.inf and 0 <= network < math.inf):
-                    raise BadTrace(f"line {reader.line_num}: rounds count from 1, seconds from 0")
-                found.setdefault(row["worker"], {})[round_] = (compute, network)
-    except (OSError, UnicodeDecodeError) as error:
+                _take(row, found, f"line {reader.line_num}")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadTrace(f"cannot be read: {error}") from error
-    except (TypeError, ValueError) as error:
-        if isinstance(error, BadTrace):
-            raise
-        raise BadTrace(f"line {reader.line_num}: {error}") from error
+    if not found:
+        raise BadTrace("holds no line but its columns")
     return found
+
+
+def _take(row: Mapping[str | None, str | None], found: Trace, line: str) -> None:
+    worker, *texts = (row[column] for column in COLUMNS)
+    if worker is None or None in row or None in texts:
+        raise BadTrace(f"{line}: too few or too many values")
+    try:
+        round_, compute, network = int(texts[0] or ""), float(texts[1] or ""), float(texts[2] or "")
+    except ValueError as error:
+        raise BadTrace(f"{line}: {error}") from error
+    if round_ < 1 or not (0 <= compute < math.inf and 0 <= network < math.inf):
+        raise BadTrace(f"{line}: rounds count from 1, seconds from 0")
+    if round_ in found.setdefault(worker, {}):
+        raise BadTrace(f"{line}: round {round_} of {worker} is there already")
+    found[worker][round_] = (compute, network)
 
 
 def check_simulated(job: Mapping[str, Any], workers: list[str]) -> list[Problem]:
@@ -57,9 +67,12 @@ def check_simulated(job: Mapping[str, Any], workers: list[str]) -> list[Problem]
     ]
     if given.get("trace"):
         try:
-            read_trace(Path(given["trace"]))
+            traced = sorted(read_trace(Path(given["trace"])))
+            reason = "" if set(traced) & set(workers) else f"names no worker of this job, only {', '.join(traced[:5])}"
         except BadTrace as error:
-            problems.append(Problem("job.simulatedTime.trace", given["trace"], str(error), f"a CSV with {', '.join(COLUMNS)}"))
+            reason = str(error)
+        if reason:
+            problems.append(Problem("job.simulatedTime.trace", given["trace"], reason, f"a CSV with {', '.join(COLUMNS)}"))
     return problems
 
 

@@ -15,6 +15,7 @@ from flame_run.topology.rules_data import CheckUrl, check_datasets
 from flame_run.topology.rules_dialling import check_dialling, dial_only
 from flame_run.topology.rules_graph import check_associations, check_graph, pairs_are_known
 from flame_run.topology.rules_groups import Members, check_groups
+from flame_run.topology.rules_ring import check_rings
 from flame_run.topology.rules_tags import check_tags
 from flame_run.topology.spec import DatasetSpec, Job, read_dataset_spec, read_job
 
@@ -65,7 +66,7 @@ def plan_or_problems(
     seats, seat_problems = _seats(graph, spec, wrong)
     problems += seat_problems
     members = _members(graph, seats)
-    problems += check_groups(graph, members) + check_dialling(graph, settings, members)
+    problems += check_groups(graph, members) + check_rings(graph, members) + check_dialling(graph, settings, members)
     if problems or len(documents) < len(DOCUMENTS):
         return None, _each_once(problems)
     return _plan(graph, settings, codes, seats, spec, documents=documents), []

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from roles.tags import AGGREGATE, COORDINATE_WITH, DISTRIBUTE, FETCH
+from roles.tags import AGGREGATE, COORDINATE_WITH, DISTRIBUTE, FETCH, RING_ALLREDUCE
 
 AT_SITE = "site://"
 """How the URL of a dataset begins whose place only its site knows."""
@@ -180,16 +180,42 @@ class Plan:
     def roots(self) -> tuple[str, ...]:
         """Names of the workers that own a global model: their role binds `distribute` and no `fetch`.
 
-        Where no role binds `distribute` (a ring), the lowest-named worker is the root.
+        In a ring without aggregators the first worker of each group is the root, see `heirs`. Where there is neither, the
+        lowest-named worker.
         """
+        distributing = [worker for worker in self.workers if DISTRIBUTE in self._bound[worker.role]]
+        roots = {worker.name for worker in distributing if not self._fetches(worker.role)} | set(self.heirs)
+        return tuple(worker.name for worker in self.workers if worker.name in roots) or tuple(sorted(self._workers)[:1])
+
+    @cached_property
+    def heirs(self) -> Mapping[str, tuple[str, ...]]:
+        """The root of each ring without aggregators -> the others of that ring, in the order in which they take its place."""
+        rings = [
+            names
+            for channel in self.channels
+            for role, tags in channel.func_tags.items()
+            if RING_ALLREDUCE in tags and not self._fetches(role)
+            for group in channel.groups.values()
+            if (names := group.get(role, ()))
+        ]
+        return {names[0]: names[1:] for names in rings}
+
+    def root_of(self, worker: str) -> str | None:
+        """Name the root that `worker` is, or whose place it may take; None if there is none."""
+        heir_of = next((root for root, heirs in self.heirs.items() if worker in heirs), None)
+        return worker if worker in self.roots else heir_of
+
+    @cached_property
+    def _bound(self) -> Mapping[str, set[str]]:
+        """Role -> the functions that it performs on any channel."""
         bound: dict[str, set[str]] = {}
         for channel in self.channels:
             for role, tags in channel.func_tags.items():
                 bound.setdefault(role, set()).update(tags)
-        roots = tuple(
-            worker.name for worker in self.workers if DISTRIBUTE in bound[worker.role] and FETCH not in bound[worker.role]
-        )
-        return roots or tuple(sorted(self._workers)[:1])
+        return bound
+
+    def _fetches(self, role: str) -> bool:
+        return FETCH in self._bound[role]
 
 
 def _listens(tags: tuple[str, ...]) -> bool:

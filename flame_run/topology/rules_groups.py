@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from flame_run.documents.place import place
 from flame_run.errors import Problem
 from flame_run.topology.graph import Edge, Graph
-from roles.tags import COORDINATE, COORDINATE_WITH, DISTRIBUTE, FETCH
+from roles.tags import COORDINATE, COORDINATE_WITH, DISTRIBUTE, FETCH, RING_ALLREDUCE
 
 Members = Mapping[str, Mapping[str, Sequence[str]]]
 """Label -> role -> names of its workers there."""
@@ -31,7 +31,7 @@ def _both_ends(edge: Edge, label: str, group: Mapping[str, Sequence[str]]) -> It
     assert edge.pair is not None, edge.name
     if edge.among_equals:
         alone = group.get(edge.pair[0], ())
-        if len(alone) == 1:
+        if len(alone) == 1 and RING_ALLREDUCE not in edge.tags(edge.pair[0]):
             yield Problem(_where(edge, label), label, f"{alone[0]} is alone in this group of a channel among equals")
         return
     for role in edge.pair:

@@ -1,6 +1,7 @@
 """Rules of `funcTags`: who binds which function on which channel, and whether both sides fit together."""
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 from flame_run.documents.place import place
 from flame_run.documents.spelling import legal_values, nearest
@@ -12,11 +13,13 @@ from roles.tags import (
     AGGREGATE,
     COORDINATE,
     COORDINATE_WITH,
+    COORDINATE_WITH_LEAF,
     COORDINATE_WITH_MIDDLE,
     COORDINATE_WITH_TOP,
     COORDINATE_WITH_TRAINER,
     DISTRIBUTE,
     FETCH,
+    RING_ALLREDUCE,
     UPLOAD,
 )
 
@@ -24,12 +27,17 @@ UPWARDS = (FETCH, UPLOAD)
 DOWNWARDS = (DISTRIBUTE, AGGREGATE)
 ESSENTIAL = {"roles.Trainer": (FETCH, UPLOAD), "roles.Aggregator": (DISTRIBUTE, AGGREGATE)}
 """Built-in class -> the functions without which it has nothing to do."""
+ALONE = {"roles.Trainer": (RING_ALLREDUCE,)}
+"""Built-in class -> a function that is enough by itself."""
 NEEDED_OF_PARTNER = {
     COORDINATE_WITH_TOP: (DISTRIBUTE,),
     COORDINATE_WITH_MIDDLE: (DISTRIBUTE, FETCH),
+    COORDINATE_WITH_LEAF: (DISTRIBUTE, FETCH),
     COORDINATE_WITH_TRAINER: (FETCH,),
 }
-"""What a coordinator's partner must do on its other channels."""
+"""What a coordinator's partner must do on its other channels; from the highest level to the lowest."""
+OPTIONAL = (COORDINATE_WITH_LEAF,)
+"""The levels that a coordinator can do without."""
 Codes = Mapping[str, Code]
 
 
@@ -42,6 +50,7 @@ def check_tags(graph: Graph, codes: Codes) -> list[Problem]:
     if len(sound) == len(graph.edges) and pairs_are_known(graph):
         problems += [problem for edge in sound for problem in _partners(graph, edge)]
         problems += _half_coordinators(graph, codes)
+        problems += [] if problems else _levels_of_coordinators(graph)
         problems += _no_root(graph)
     return problems
 
@@ -165,16 +174,29 @@ def _partners(graph: Graph, edge: Edge) -> Iterator[Problem]:
 def _half_coordinators(graph: Graph, codes: Codes) -> Iterator[Problem]:
     for role in graph.roles_in_order():
         bound = {tag for edge in graph.edges_of(role.name) for tag in edge.tags(role.name)}
-        missing = [tag for tag in NEEDED_OF_PARTNER if tag not in bound]
+        essential = [tag for tag in NEEDED_OF_PARTNER if tag not in OPTIONAL]
+        missing = [tag for tag in essential if tag not in bound]
         if codes[role.name].path == COORDINATOR and missing:
             reason = (
                 f"class {COORDINATOR} tells each round to top, middle and trainer, and {', '.join(missing)} is bound to no channel"
             )
-            yield Problem(place("schema", "roles", role.at, of=str(role)), sorted(bound), reason, ", ".join(NEEDED_OF_PARTNER))
+            yield Problem(place("schema", "roles", role.at, of=str(role)), sorted(bound), reason, ", ".join(essential))
         needed = ESSENTIAL.get(codes[role.name].path, ())
-        if needed and bound and not bound & set(needed):
+        if needed and bound and not bound & {*needed, *ALONE.get(codes[role.name].path, ())}:
             reason = f"class {codes[role.name].path} cannot work without {' and '.join(needed)}, bound to no channel of this role"
             yield Problem(place("schema", "roles", role.at, of=str(role)), sorted(bound), reason, ", ".join(needed))
+
+
+def _levels_of_coordinators(graph: Graph) -> Iterator[Problem]:
+    """The roles that a coordinator faces must fetch from each other in the order of its levels."""
+    for role in graph.roles_in_order():
+        facing = [(tag, edge) for tag in NEEDED_OF_PARTNER for edge in graph.edges_of(role.name) if tag in edge.tags(role.name)]
+        for (_, above), (tag, edge) in pairwise(facing):
+            upper, lower = above.other(role.name), edge.other(role.name)
+            sources = [link.other(lower) for link in graph.edges_of(lower) if FETCH in link.tags(lower)]
+            if sources and upper not in sources:
+                reason = f"{lower!r} fetches from {', '.join(map(repr, sources))}, and the level above it is {upper!r} here"
+                yield Problem(_where(edge, role.name), tag, reason)
 
 
 def _no_root(graph: Graph) -> Iterator[Problem]:

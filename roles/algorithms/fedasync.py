@@ -7,9 +7,9 @@ from typing_extensions import override
 
 from roles.algorithms.fedprox import Proximal
 from roles.algorithms.server import merge_counter, require, require_whole
-from roles.average import averaged, computable
 from roles.catalogue import TRAITS
 from roles.part import Client
+from roles.rounds.average import averaged, computable
 from roles.strategy import Buffer, Gathered, State, Strategy
 
 Staleness = Literal["constant", "polynomial", "hinge"]

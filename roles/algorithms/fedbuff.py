@@ -5,8 +5,8 @@ from math import isfinite
 from typing_extensions import override
 
 from roles.algorithms.server import merge_counter, require, require_whole
-from roles.average import averaged, computable
 from roles.catalogue import TRAITS
+from roles.rounds.average import averaged, computable
 from roles.strategy import Buffer, Gathered, State, Strategy
 
 

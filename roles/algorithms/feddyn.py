@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from roles.algorithms.gradients import GradientTerm
 from roles.algorithms.server import require, taken, zeros
-from roles.average import accumulator_dtype, computable
 from roles.catalogue import TRAITS
 from roles.part import About, Client, Local, Update
+from roles.rounds.average import accumulator_dtype, computable
 from roles.strategy import Gathered, State, Strategy
 
 

@@ -10,9 +10,9 @@ from typing_extensions import override
 from roles.algorithms.fedprox import Proximal
 from roles.algorithms.server import require
 from roles.algorithms.steps import Steps
-from roles.average import computable
 from roles.catalogue import TRAITS
 from roles.part import Client, Local, Update
+from roles.rounds.average import computable
 from roles.strategy import Gathered, State, Strategy
 
 WEIGHT, MOVEMENT = "nova_weight", "nova_movement"

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from typing_extensions import override
 
-from roles.average import WEIGHTS
 from roles.errors import BadModel
 from roles.part import Client, Local, Update
+from roles.rounds.average import WEIGHTS
 from transports.message import Message
 
 

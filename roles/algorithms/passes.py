@@ -11,8 +11,8 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from roles.average import accumulator_dtype
 from roles.errors import BadModel
+from roles.rounds.average import accumulator_dtype
 
 
 def full_gradient(trainer: Lightning, module: LightningModule, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -15,10 +15,10 @@ from roles.algorithms.gradients import GradientTerm
 from roles.algorithms.passes import full_gradient
 from roles.algorithms.server import require, taken, zeros
 from roles.algorithms.steps import Steps
-from roles.average import accumulator_dtype, computable
 from roles.catalogue import TRAITS
 from roles.errors import BadModel
 from roles.part import About, Client, Local, Update
+from roles.rounds.average import accumulator_dtype, computable
 from roles.strategy import Gathered, State, Strategy
 from transports.message import Message, Specs
 

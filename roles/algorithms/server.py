@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from roles.average import accumulate, accumulator_dtype, averaged, computable
+from roles.rounds.average import accumulate, accumulator_dtype, averaged, computable
 from roles.strategy import About, Gathered, State, Strategy
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roles.average import WEIGHTS, accumulator_dtype
 from roles.codecs import delta
 from roles.codecs.feedback import Feedback
 from roles.codecs.stage import VALUES, Parts, Stage, finite
+from roles.rounds.average import WEIGHTS, accumulator_dtype
 from transports.message import ALIGNMENT, Groups, Specs, TensorSpec
 
 COMPUTED = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}

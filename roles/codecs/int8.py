@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from roles.average import accumulator_dtype
 from roles.codecs.stage import CHUNK, VALUES, Parts, Stage
+from roles.rounds.average import accumulator_dtype
 from transports.message import TensorSpec
 
 SCALES = "scales"

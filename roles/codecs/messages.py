@@ -6,12 +6,12 @@ from typing import Protocol
 from torch import Tensor
 
 from roles import tags
-from roles.average import WEIGHTS, WeightedSum
 from roles.codecs.codec import Codec
 from roles.codecs.make import codec_of
 from roles.codecs.options import DISTRIBUTE, UPLOAD
 from roles.context import Context
 from roles.errors import UnexpectedMessage
+from roles.rounds.average import WEIGHTS, WeightedSum
 from transports.message import Message, Scalar, Specs, TensorSpec
 
 DIRECTION = {tags.UPLOAD: UPLOAD, tags.AGGREGATE: UPLOAD, tags.DISTRIBUTE: DISTRIBUTE, tags.FETCH: DISTRIBUTE}

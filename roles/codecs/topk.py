@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from roles.average import accumulator_dtype
 from roles.codecs.stage import VALUES, Parts, Stage, finite
+from roles.rounds.average import accumulator_dtype
 from transports.message import TensorSpec
 
 INDICES = "indices"

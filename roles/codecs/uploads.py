@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from roles.average import WEIGHTS, WeightedSum
 from roles.codecs.messages import codec_for, pack
 from roles.context import Context
 from roles.errors import BadModel
 from roles.keep import WorkerState
 from roles.kinds import UPDATE
+from roles.rounds.average import WEIGHTS, WeightedSum
 from roles.tags import UPLOAD
 from transports.base import Channel
 from transports.message import Message, TensorSpec

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from roles.average import averaged
+from roles.rounds.average import averaged
 
 
 def real(value: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
-from roles.average import WEIGHTS, averaged
 from roles.catalogue import TRAITS
 from roles.errors import BadModel
 from roles.part import About, Client, Gathered, Local, Update
@@ -14,6 +13,7 @@ from roles.privacy.accountant import SAMPLINGS, Accountant, Sampling
 from roles.privacy.clipping import difference, moved, multiplier_of_updates, next_clip, real, update_norm
 from roles.privacy.noise import Noise, SeededNoise, SystemNoise
 from roles.privacy.privacy import Privacy
+from roles.rounds.average import WEIGHTS, averaged
 from transports.message import Message, Scalar
 
 CLIP, NOISE, COUNT_NOISE = "dp_clip", "dp_noise", "dp_count_noise"

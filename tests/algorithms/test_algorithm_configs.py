@@ -1,10 +1,10 @@
 import importlib
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from roles.catalogue import TRAITS
 from roles.strategy import Strategy
@@ -26,8 +26,8 @@ NAMES = (
 
 
 def config(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    return content
+    content = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"), resolve=True)
+    return cast("dict[str, Any]", content)
 
 
 def class_of(target: str) -> type[Strategy]:

@@ -37,11 +37,11 @@ TRANSPORT = (
 )
 AGGREGATOR = (
     *TRANSPORT,
-    ("check the header", "roles.check:check_header"),
-    ("check the values", "roles.check:check_values"),
-    ("add", "roles.average:WeightedSum.add"),
-    ("make the sum", "roles.average:WeightedSum.__init__"),
-    ("mean", "roles.average:WeightedSum.mean"),
+    ("check the header", "roles.rounds.check:check_header"),
+    ("check the values", "roles.rounds.check:check_values"),
+    ("add", "roles.rounds.average:WeightedSum.add"),
+    ("make the sum", "roles.rounds.average:WeightedSum.__init__"),
+    ("mean", "roles.rounds.average:WeightedSum.mean"),
     ("server step", "roles.algorithms.fedavg:FedAvg.step"),
     ("copy into the next model", "roles.root:Root.close"),
     ("start the review", "roles.root:Root.review"),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from roles.average import WEIGHTS
 from roles.errors import BadModel
+from roles.rounds.average import WEIGHTS
 from roles.settings import Quorum
 from roles.state import model_sha256
 from roles.trainer import Task

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from roles import seeds
-from roles.average import WEIGHTS
 from roles.codecs.options import ChannelCodecs, read_direction
 from roles.null import NullTrainer
+from roles.rounds.average import WEIGHTS
 from roles.settings import Quorum, Settings
 from roles.state import model_sha256
 from roles.trainer import Task

@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from roles.average import WEIGHTS, WeightedSum
 from roles.codecs import make_codec
 from roles.codecs.messages import pack, restore, unpack
 from roles.errors import UnexpectedMessage
+from roles.rounds.average import WEIGHTS, WeightedSum
 from tests.codecs.messages import specs_of
 from transports.message import Message
 

@@ -111,6 +111,17 @@ def test_a_model_of_ones_own_trains_and_comes_back(copy_of: Any, flame_run: Any)
     assert model(torch.rand(3, 64)).shape == (3, 10)
 
 
+def test_two_kinds_of_clients_train_one_model(copy_of: Any, flame_run: Any) -> None:
+    words = ["--config-dir", "conf", "experiment=two_consumers", "job.hyperparameters.rounds=2"]
+    folder = flame_run(copy_of("two_consumers"), *words)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(summary["workers"].values()) == ["completed"] * 5
+    assert summary["metrics"]["accuracy_image"] > 0.7
+    assert summary["metrics"]["accuracy_table"] > 0.4
+    state = torch.load(summary["model"], weights_only=True)
+    assert {name.partition(".")[0] for name in state} == {"image", "table", "head"}
+
+
 def test_roles_of_ones_own_report_to_each_other(copy_of: Any, flame_run: Any) -> None:
     folder = flame_run(copy_of("own_role"), "--config-dir", "conf", "experiment=own_role", "job.hyperparameters.rounds=1")
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

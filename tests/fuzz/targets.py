@@ -17,9 +17,9 @@ from flame_run.control.orders import Abort, Gone, Received, Start
 from flame_run.errors import InvalidConfig
 from flame_run.join.bundle import CARD, TOKEN, read_bundle
 from flame_run.security.private import write_private
-from roles.average import WeightedSum
-from roles.check import check_header
 from roles.codecs import make_codec
+from roles.rounds.average import WeightedSum
+from roles.rounds.check import check_header
 from tests.fuzz.engine import Target, scratch
 from tests.fuzz.job import SmallJob
 from tests.fuzz.streams import Situation, does, says

@@ -25,6 +25,6 @@ def seeded() -> None:
 def folding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test twice: updates added whole, as small ones are, and piece by piece, as large ones are."""
     if request.param == "pieces":
-        monkeypatch.setattr("roles.round.WHOLE_BYTES", -1)
+        monkeypatch.setattr("roles.rounds.intake.WHOLE_BYTES", -1)
         monkeypatch.setattr("transports.pieces.PIECE_BYTES", 64)
     return str(request.param)

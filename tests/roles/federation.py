@@ -57,7 +57,7 @@ class Layout:
 
     @property
     def trainers(self) -> list[str]:
-        return [worker.name for worker in self.workers if worker.role == "trainer"]
+        return [worker.name for worker in self.workers if worker.role.endswith("trainer")]
 
     def below(self, worker: Worker) -> set[str]:
         """The trainers that are below `worker`, through any number of aggregators."""
@@ -70,9 +70,9 @@ class Layout:
 
     def ends(self, worker: Worker, channel: str) -> list[Worker]:
         """Who is at the other side of `channel` for `worker`, in the order of the plan."""
-        other = next(role for role in self.tags[channel] if role != worker.role)
+        other = next((role for role in self.tags[channel] if role != worker.role), worker.role)
         label = worker.groups[channel]
-        return [peer for peer in self.workers if peer.role == other and peer.groups[channel] == label]
+        return [peer for peer in self.workers if peer.role == other and peer.groups[channel] == label and peer != worker]
 
 
 def two_tier(trainers: int, *, trainer: type[Role] = Trainer) -> Layout:
@@ -296,7 +296,7 @@ def _context(layout: Layout, job: Job, worker: Worker, endpoint: InprocEndpoint,
             }
             for tag in roles[worker.role]:
                 tags[tag].append(channel)
-    trains, is_root = worker.name in layout.trainers, "distribute" in tags and "fetch" not in tags
+    trains, is_root = worker.name in layout.trainers, ("distribute" in tags or "ring_allreduce" in tags) and "fetch" not in tags
     return Context(
         name=worker.name,
         role=worker.role,

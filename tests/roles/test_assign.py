@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roles.assign import assign
+from roles.coordination.assign import assign
 
 POLICIES = ("random", "round_robin", "balanced")
 MIDDLES = ("m0", "m1", "m2")

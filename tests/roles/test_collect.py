@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roles.collect import Close, Collect, Fold, Short, Wait
+from roles.rounds.collect import Close, Collect, Fold, Short, Wait
 from roles.settings import Quorum
 
 ENDS = ("a", "b", "c", "d")

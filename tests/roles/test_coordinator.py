@@ -112,7 +112,7 @@ def test_a_worker_that_dies_ends_everyone_with_its_name(lost: str) -> None:
             raise ZeroDivisionError("out of luck")
 
     from roles.aggregator import Aggregator
-    from roles.task import Task as Round
+    from roles.rounds.task import Task as Round
     from transports.base import Channel
 
     class DyingMiddle(Aggregator):

@@ -149,7 +149,7 @@ class ToTheFirst(Coordinator):
 
     def assignment(self, round: int) -> dict[str, str]:
         mapping = super().assignment(round)
-        return dict.fromkeys(mapping, min(self._there("coordinateWithMidAgg")))
+        return dict.fromkeys(mapping, min(self.there("coordinateWithMidAgg")))
 
 
 @pytest.mark.parametrize(("stage", "after"), [("fetch", True), ("distribute", False), ("distribute", True), ("upload", False)])

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roles.average import WEIGHTS, WeightedSum
-from roles.pieces import Adding
+from roles.rounds.average import WEIGHTS, WeightedSum
+from roles.rounds.pieces import Adding
 from transports.message import ALIGNMENT, Message, TensorSpec
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.int64, torch.uint8, torch.bool]

@@ -220,7 +220,7 @@ def test_a_second_update_in_a_round_is_refused() -> None:
 
 def test_an_aggregator_that_sends_what_a_trainer_does_not_expect_is_named() -> None:
     from roles.aggregator import Aggregator
-    from roles.task import Task as Round
+    from roles.rounds.task import Task as Round
 
     class Confused(Aggregator):
         def distribute(self, channel: Channel, task: Round) -> None:

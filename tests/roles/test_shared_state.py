@@ -62,6 +62,11 @@ def test_all_tensors_are_shared_and_frozen_parameters_go_apart() -> None:
         (Share(exclude=("norm.*", "backbone.*", "*.bias")), ["head.weight"], []),
         (Share(include=("head.*", "backbone.weight"), exclude=("*.bias",)), ["head.weight"], ["backbone.weight"]),
         (Share(include=("*.weigh?",), exclude=("norm.*",)), ["head.weight"], ["backbone.weight"]),
+        (
+            Share(parameters_only=True),
+            ["head.bias", "head.weight", "norm.bias", "norm.weight"],
+            ["backbone.bias", "backbone.weight"],
+        ),
     ],
 )
 def test_patterns_choose_what_is_shared_and_exclude_wins(share: Share, weights: list[str], frozen: list[str]) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from roles.average import WeightedSum
-from roles.check import MAX_SAMPLES, check_header, check_values
+from roles.rounds.average import WeightedSum
+from roles.rounds.check import MAX_SAMPLES, check_header, check_values
 from transports.message import Header, Message, TensorSpec
 
 STATE = {"w": torch.ones(2, 3, dtype=torch.float16), "n": torch.tensor(4)}

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roles.average import WEIGHTS, WeightedSum, accumulator_dtype, averaged
+from roles.rounds.average import WEIGHTS, WeightedSum, accumulator_dtype, averaged
 from transports.message import TensorSpec
 
 SHAPES = ((), (0,), (3,), (2, 5), (33,))

@@ -17,7 +17,7 @@ CASES: dict[str, Case] = {
     ),
     "a function of another class": (
         H,
-        {"schema.channels[0].funcTags.trainer[+]": "ring_allreduce"},
+        {"schema.channels[0].funcTags.trainer[+]": "coordinateWithTrainer"},
         "schema.channels[0].funcTags.trainer[2] (channel param-channel)",
         "roles.Trainer exposes no such function",
         "legal: fetch, upload, coordinate",

@@ -12,12 +12,12 @@ from flame_run.topology.plan import Plan
 UP, DOWN = ["fetch", "upload"], ["distribute", "aggregate"]
 
 
-class RingTrainer:
-    """Exposes what the shipped trainer does not yet."""
+class PlainTrainer:
+    """Knows no ring."""
 
     @classmethod
     def get_func_tags(cls) -> list[str]:
-        return [*UP, "ring_allreduce"]
+        return [*UP, "gossip"]
 
 
 def role(name: str, *associations: dict[str, str], **keys: Any) -> dict[str, Any]:
@@ -77,51 +77,53 @@ def test_medmnist_is_ten_sites_in_the_order_of_the_data_spec():
 @pytest.fixture
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("flame_example_roles")
-    module.__dict__["RingTrainer"] = RingTrainer
+    module.__dict__["PlainTrainer"] = PlainTrainer
     monkeypatch.setitem(sys.modules, "flame_example_roles", module)
 
 
-RING_JOB = {"name": "ring", "code": {"trainer": "flame_example_roles.RingTrainer"}}
+PLAIN_JOB = {"name": "ring", "code": {"trainer": "flame_example_roles.PlainTrainer"}}
 
 
-def test_distributed_training_is_three_trainers_in_a_ring(importable: None):
+def test_distributed_training_is_three_trainers_in_a_ring():
     roles = [role("trainer", {"param-channel": "us"}, isDataConsumer=True)]
     names = ["mnist_1", "mnist_2", "mnist_3"]
-    plan = build_plan(schema(roles, [channel("param-channel", ["us"], ["trainer", "trainer"])]), dataset({"us": names}), RING_JOB)
+    plan = build_plan(schema(roles, [channel("param-channel", ["us"], ["trainer", "trainer"])]), dataset({"us": names}), JOB)
     assert workers(plan) == [(f"trainer-{index}", {"param-channel": "us"}, name) for index, name in enumerate(names)]
     assert plan.ends("trainer-1", "param-channel") == ("trainer-0", "trainer-2")
     assert plan.dials("trainer-1", "param-channel") == ("trainer-0",)
     assert plan.hosts("param-channel") == "trainer"
     assert plan.roots == ("trainer-0",)
+    assert plan.heirs == {"trainer-0": ("trainer-1", "trainer-2")}
 
 
-def test_a_ring_without_associations_follows_the_realms(importable: None):
+def test_a_ring_without_associations_follows_the_realms():
     roles = [role("trainer", isDataConsumer=True)]
     spec = dataset({"default/us": ["a", "b"]}, realm="default/us/west")
-    plan = build_plan(schema(roles, [channel("param-channel", ["default/us"], ["trainer", "trainer"])]), spec, RING_JOB)
+    plan = build_plan(schema(roles, [channel("param-channel", ["default/us"], ["trainer", "trainer"])]), spec, JOB)
     assert [worker.groups["param-channel"] for worker in plan.workers] == ["default/us", "default/us"]
 
 
-def test_a_ring_needs_a_class_that_has_its_function():
+def test_a_ring_needs_a_class_that_has_its_function(importable: None):
     roles = [role("trainer", {"param-channel": "us"}, isDataConsumer=True)]
     _, problems = plan_or_problems(
-        schema(roles, [channel("param-channel", ["us"], ["trainer", "trainer"])]), dataset({"us": ["a", "b"]}), JOB
+        schema(roles, [channel("param-channel", ["us"], ["trainer", "trainer"])]), dataset({"us": ["a", "b"]}), PLAIN_JOB
     )
     assert [problem.place for problem in problems] == ["schema.channels[0].funcTags.trainer[0] (channel param-channel)"]
 
 
-def test_somebody_alone_in_a_ring_is_told(importable: None):
+def test_somebody_alone_among_equals_is_told_unless_it_is_a_ring(importable: None):
     roles = [role("trainer", {"param-channel": "us"}, isDataConsumer=True)]
-    _, problems = plan_or_problems(
-        schema(roles, [channel("param-channel", ["us"], ["trainer", "trainer"])]), dataset({"us": ["a"]}), RING_JOB
-    )
+    ring = channel("param-channel", ["us"], ["trainer", "trainer"])
+    assert build_plan(schema(roles, [ring]), dataset({"us": ["a"]}), JOB).ends("trainer-0", "param-channel") == ()
+    gossip = ring | {"funcTags": {"trainer": ["gossip"]}}
+    _, problems = plan_or_problems(schema(roles, [gossip]), dataset({"us": ["a"]}), PLAIN_JOB)
     assert "trainer-0 is alone in this group" in problems[0].reason
 
 
 def test_functions_that_need_two_roles_are_refused_among_equals(importable: None):
     roles = [role("trainer", {"param-channel": "us"}, isDataConsumer=True)]
     ring = channel("param-channel", ["us"], ["trainer", "trainer"]) | {"funcTags": {"trainer": UP}}
-    _, problems = plan_or_problems(schema(roles, [ring]), dataset({"us": ["a", "b"]}), RING_JOB)
+    _, problems = plan_or_problems(schema(roles, [ring]), dataset({"us": ["a", "b"]}), JOB)
     assert ["'fetch' needs distribute and aggregate at another role" in problem.reason for problem in problems] == [True]
 
 
@@ -167,7 +169,7 @@ def test_replicas_without_a_coordinator_are_told_because_nobody_would_serve_the_
     assert "2 workers (middle-aggregator-0, middle-aggregator-1) distribute to role trainer" in problems[0].reason
 
 
-def test_hybrid_is_two_rings_under_one_aggregator(importable: None):
+def test_hybrid_is_two_rings_under_one_aggregator():
     roles = [
         role(
             "trainer",
@@ -181,7 +183,7 @@ def test_hybrid_is_two_rings_under_one_aggregator(importable: None):
         channel("param-channel", ["eu", "us"], ["trainer", "trainer"], backend="p2p"),
         channel("global-channel", ["default"], ["trainer", "aggregator"]),
     ]
-    plan = build_plan(schema(roles, channels), dataset({"eu": ["mnist_1", "mnist_2"], "us": ["mnist_3", "mnist_4"]}), RING_JOB)
+    plan = build_plan(schema(roles, channels), dataset({"eu": ["mnist_1", "mnist_2"], "us": ["mnist_3", "mnist_4"]}), JOB)
     assert workers(plan) == [
         ("trainer-0", {"param-channel": "eu", "global-channel": "default"}, "mnist_1"),
         ("trainer-1", {"param-channel": "eu", "global-channel": "default"}, "mnist_2"),

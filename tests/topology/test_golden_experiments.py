@@ -15,7 +15,7 @@ from flame_run.topology.plan import Plan
 
 CONF = Path(__file__).parents[2] / "conf"
 PRIMARY = """
-defaults: [_self_, {schema: two_tier}, {dataset: default}, {job: default}, {experiment: null}]
+defaults: [_self_, {schema: two_tier}, {dataset: default}, {job: default}, {algorithm: fedavg}, {experiment: null}]
 hydra: {searchpath: ['file://%s']}
 """
 Row = tuple[str, dict[str, str], str | None, str]
@@ -53,6 +53,12 @@ SIXTHS = [
 ]  # fmt: skip
 ALL = {"top-agg-coord-channel": "default", "middle-agg-coord-channel": "default", "trainer-coord-channel": "default"}
 MIDDLE = {"middle-agg-coord-channel": "default", "param-channel": "default", "global-channel": "default"}
+WITH_LEAVES = {"middle-agg-coord-channel": "default", "hier-channel": "default", "global-channel": "default"}
+LEAF = {"leaf-agg-coord-channel": "default", "param-channel": "default", "hier-channel": "default"}
+SIX = [
+    (f"trainer-{index}", {"trainer-coord-channel": "default", "param-channel": "default"}, f"mnist-{index + 1}", "default")
+    for index in range(6)
+]
 GOLDEN: dict[str, list[Row]] = {
     "mnist_two_tier": [
         *trainers("param-channel", *[("default", f"mnist-{name}", realm) for name, realm in QUARTERS]),
@@ -119,11 +125,34 @@ GOLDEN: dict[str, list[Row]] = {
         ],
         ("top-aggregator-0", {"global-channel": "default"}, None, "default"),
     ],
+    "coordinated_async": [
+        ("coordinator-0", ALL, None, "default"),
+        ("top-aggregator-0", {"top-agg-coord-channel": "default", "global-channel": "default"}, None, "default"),
+        *[(f"middle-aggregator-{index}", MIDDLE, None, "default") for index in range(2)],
+        *SIX,
+    ],
+    "coordinated_three_level": [
+        ("coordinator-0", {**ALL, "leaf-agg-coord-channel": "default"}, None, "default"),
+        ("top-aggregator-0", {"top-agg-coord-channel": "default", "global-channel": "default"}, None, "default"),
+        *[(f"middle-aggregator-{index}", WITH_LEAVES, None, "default") for index in range(2)],
+        *[(f"leaf-aggregator-{index}", LEAF, None, "default") for index in range(3)],
+        *SIX,
+    ],
+    "mnist_distributed": trainers("ring-channel", *[("default", f"mnist-{name}", realm) for name, realm in QUARTERS]),
+    "mnist_hybrid": [
+        *[
+            (f"trainer-{index}", {"param-channel": "default", "ring-channel": realm.rpartition("/")[0]}, f"mnist-{name}", realm)
+            for index, (name, realm) in enumerate(QUARTERS)
+        ],
+        ("aggregator-0", {"param-channel": "default"}, None, "default"),
+    ],
     "smoke": [
         *trainers("param-channel", ("default", "mnist-1", "default"), ("default", "mnist-2", "default")),
         ("aggregator-0", {"param-channel": "default"}, None, "default"),
     ],
 }
+GOLDEN["async_two_tier"] = GOLDEN["eager"] = GOLDEN["mnist_two_tier"]
+GOLDEN["async_hierarchical"] = GOLDEN["mnist_hierarchical"]
 ROOTS = {"mnist_parallel": 3, "realms": 3}
 
 
@@ -146,6 +175,19 @@ def test_an_experiment_starts_with_its_command_and_tells_what_it_is_about(path: 
     assert head[0] == "# @package _global_" or head[2] == "# @package _global_"
     assert any(line.startswith(f"# flame-run experiment={path.stem}") for line in head)
     assert any(line.startswith("# about: ") for line in head)
+
+
+def test_two_roles_of_data_consumers_meet_at_one_aggregator():
+    cut = "{name: %s, url: 'builtin://mnist-mini', realm: default, partition: {strategy: iid, index: %d, of: 2}}"
+    datasets = f"dataset.datasets=[{cut % ('pictures', 0)},{cut % ('tables', 1)}]"
+    spec = "dataset.dataSpec=[{role: image-trainer, datasets: [pictures]}, {role: table-trainer, datasets: [tables]}]"
+    plan = plan_of("schema=two_consumers", datasets, spec)
+    assert rows(plan) == [
+        ("image-trainer-0", {"image-channel": "default"}, "pictures", "default"),
+        ("table-trainer-0", {"table-channel": "default"}, "tables", "default"),
+        ("aggregator-0", {"image-channel": "default", "table-channel": "default"}, None, "default"),
+    ]
+    assert plan.below("aggregator-0") == {"image-trainer-0", "table-trainer-0"}
 
 
 @pytest.mark.parametrize(("schema", "workers"), [("two_tier", 5), ("hierarchical", 7)])

@@ -137,8 +137,8 @@ def test_a_mark_without_tag_or_channel_is_refused(tag: str, channels: int):
 
 def test_the_list_of_built_in_functions_is_that_of_the_design():
     assert {path: set(tags) for path, tags in BUILTIN_TAGS.items()} == {
-        "roles.Trainer": {"fetch", "upload", "coordinate"},
+        "roles.Trainer": {"fetch", "upload", "coordinate", "ring_allreduce"},
         "roles.Aggregator": {"distribute", "aggregate", "fetch", "upload", "coordinate"},
-        "roles.Coordinator": {"coordinateWithTopAgg", "coordinateWithMidAgg", "coordinateWithTrainer"},
-        "roles.NullTrainer": {"fetch", "upload", "coordinate"},
+        "roles.Coordinator": {"coordinateWithTopAgg", "coordinateWithMidAgg", "coordinateWithLeafAgg", "coordinateWithTrainer"},
+        "roles.NullTrainer": {"fetch", "upload", "coordinate", "ring_allreduce"},
     }

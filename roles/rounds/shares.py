@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from roles import state as states
-from roles.average import WEIGHTS
 from roles.context import Context
+from roles.rounds.average import WEIGHTS
 from transports.base import Channel
 from transports.message import Message
 

@@ -10,8 +10,8 @@ Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AIST
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from roles.collect import Close, Fold, Short, Wait, Why
 from roles.presence import Away
+from roles.rounds.collect import Close, Fold, Short, Wait, Why
 from roles.strategy import Buffer
 
 
@@ -37,8 +37,8 @@ class Gather:
         lent: whether ends are there only from `lend` to their update.
     """
 
-    deadline: None = None
     closes_at: None = None
+    patience: None = None
 
     def __init__(
         self,
@@ -59,10 +59,15 @@ class Gather:
         self._idle: list[str] = [] if lent else list(ends)
         """Who may be asked, the one that waits longest first."""
         self._training: list[str] = []
+        self._asks = 0
+        self._asked: dict[str, int] = {}
+        """End -> which of all models handed out was its last: decides between equal times."""
         self._offered: dict[str, float] = {}
         self._away: dict[str, Away] = {}
         self._gone: dict[str, Why] = {}
         self._reasons: dict[str, str] = {}
+        self._sitting_out: set[str] = set()
+        """Who sits this round out for lack of its own ends."""
         self._total = len(ends)
         self._needed = needed
         self._virtual = virtual
@@ -71,6 +76,7 @@ class Gather:
     def begin(self) -> None:
         """A new round: what is in the buffer was used."""
         self.folded.clear()
+        self._sitting_out.clear()
         self.missing = dict(self._reasons)
 
     def expects(self, end: str) -> bool:
@@ -83,6 +89,10 @@ class Gather:
         busy = len(self._training) + len(self._offered) + len(self._idle)
         return max(0, (self._buffer.concurrency or self._total) - busy)
 
+    def turn(self, end: str) -> int:
+        """How many updates of `end` the round has."""
+        return self.folded.count(end)
+
     def lend(self, end: str) -> None:
         """`end` is ours until its update has come."""
         if end not in self._gone and not self._holds(end):
@@ -92,6 +102,8 @@ class Gather:
         """`end` was sent the model."""
         self._idle.remove(end)
         self._training.append(end)
+        self._asks += 1
+        self._asked[end] = self._asks
 
     def offered(self, end: str, now: float) -> None:
         """`end` has an update ready, at `now` of the clock that the job runs by."""
@@ -111,8 +123,14 @@ class Gather:
             self._away[end] = Away(reason, since)
 
     def back(self, end: str) -> bool:
-        """`end` is connected again. It is asked when its turn comes, so nothing is to be done at once."""
-        if self._away.pop(end, None) is not None or not (self._holds(end) or end in self._gone):
+        """`end` is connected again, even if it was given up. It is asked when its turn comes, so nothing is to be done at once."""
+        self._away.pop(end, None)
+        if self._gone.get(end) == "lost":
+            del self._gone[end], self._reasons[end]
+            self.missing.pop(end, None)
+        if end in self._training:
+            self._training.remove(end)  # what it was sent went with its connection
+        if end not in self._gone:
             self._free(end)
         return False
 
@@ -120,11 +138,14 @@ class Gather:
         """`end` is gone, or what it had for this round was bad: then it is asked again in the next."""
         self._drop(end)
         self._away.pop(end, None)
+        if self._gone.get(end) == "excluded":
+            return
         self.missing[end] = reason
         if why in ("lost", "excluded"):
             self._gone[end] = why
             self._reasons[end] = reason
         elif end not in self._gone:
+            self._sitting_out |= {end} if why == "short" else set()
             self._free(end)
 
     def spares(self, end: str) -> bool:  # noqa: ARG002 - as in a synchronous round
@@ -137,7 +158,7 @@ class Gather:
 
     def upcoming(self, count: int) -> list[str]:
         """The next `count` ends to fold: worth starting their transfer."""
-        return sorted(self._offered, key=lambda end: (self._offered[end], self._order[end]))[:count]
+        return sorted(self._offered, key=lambda end: (self._offered[end], self._asked[end]))[:count]
 
     def begin_anew(self) -> None:
         """The sum was spoilt.
@@ -152,7 +173,7 @@ class Gather:
         for end, away in list(self._away.items()):
             if now >= away.since + self.rejoin_timeout:
                 self.lost(end, f"{away.reason}; not back within {self.rejoin_timeout:g} s")
-        able = self._total - len(self._gone)
+        able = self._total - len(self._gone) - len(self._sitting_out)
         if able < (self._needed or 1):
             return self._short(able)
         if len(self.folded) >= self._buffer.size:
@@ -160,11 +181,11 @@ class Gather:
         asked = self._next_to_ask()
         if asked is not None:
             return Ask(asked)
-        if self._offered and not (self._virtual and self._training):
+        if self._offered and not (self._virtual and (self._training or self._away)):
             return Fold(self.upcoming(1)[0])
         if not (self._training or self._away or self._lent):
             # Everybody who can has delivered: a buffer larger than that is never full.
-            return Close(dict(self.missing)) if self.folded else self._short(able)
+            return Close(dict(self.missing)) if self.folded else self._short(0)
         return Wait(self._until(), tuple(sorted({*self._training, *self._away}, key=self._order.__getitem__)))
 
     def _next_to_ask(self) -> str | None:
@@ -191,7 +212,7 @@ class Gather:
     def _short(self, able: int) -> Short:
         reasons = "; ".join(f"{end}: {reason}" for end, reason in self.missing.items())
         reason = f"{able} of {self._total} ends can deliver, {self._needed or 1} are needed ({reasons})"
-        return Short(reason, lost=all(self._gone.get(end) == "lost" for end in self.missing))
+        return Short(reason, lost=all(self._gone.get(end) == "lost" or end in self._sitting_out for end in self.missing))
 
     def _until(self) -> float | None:
         return min((away.since + self.rejoin_timeout for away in self._away.values()), default=None)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from roles.average import WEIGHTS, WeightedSum, computable
+from roles.rounds.average import WEIGHTS, WeightedSum, computable
 from transports.message import Header, Scalar, Specs, TensorSpec
 
 MAX_SAMPLES = 10**12

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from roles.average import WEIGHTS, WeightedSum, accumulate
-from roles.check import check_values
+from roles.rounds.average import WEIGHTS, WeightedSum, accumulate
+from roles.rounds.check import check_values
 from transports.message import Header, placed
 
 

@@ -5,19 +5,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from roles.average import WEIGHTS, WeightedSum
-from roles.choice import Choice
 from roles.codecs.messages import codec_for, pack, restore
-from roles.collect import Collect
 from roles.context import Context
-from roles.ends import Ends
-from roles.gather import Gather
 from roles.kinds import SURVEY, TRAIN, VIRTUAL_TIME
+from roles.lending.gather import LentGather
+from roles.lending.loans import Loans, Watch, WatchedRound
 from roles.part import Report
-from roles.round import Round
+from roles.rounds.average import WEIGHTS, WeightedSum
+from roles.rounds.choice import Choice
+from roles.rounds.collect import Collect
+from roles.rounds.ends import Ends
+from roles.rounds.gather import Gather
+from roles.rounds.round import Round
+from roles.rounds.shares import Shares
+from roles.rounds.task import Task
 from roles.settings import Quorum
-from roles.shares import Shares
-from roles.task import Task
 from roles.upward import next_event
 from transports.base import Channel, Event
 from transports.message import Message, Specs
@@ -33,12 +35,22 @@ class Below:
         channels: those channels, open, in the order of the plan.
         receive_on: all channels on which the ends may say something.
         root: whether nobody is above.
+        watch: of an asynchronous aggregator with a coordinator: what is between them.
     """
 
-    def __init__(self, context: Context, channels: Sequence[Channel], receive_on: Sequence[Channel], *, root: bool) -> None:
+    def __init__(
+        self,
+        context: Context,
+        channels: Sequence[Channel],
+        receive_on: Sequence[Channel],
+        *,
+        root: bool,
+        watch: Watch | None = None,
+    ) -> None:
         self.context = context
         self.channels = list(channels)
-        self.listens_on = list(receive_on)
+        self._watch = watch
+        self.listens_on = [*receive_on, *([] if watch is None else [watch.channel])]
         names = [channel.spec.name for channel in channels]
         self.quorum: Quorum = context.settings.quorum_of(names[0]) if len(names) == 1 else context.settings.quorum
         self.names: tuple[str, ...] = tuple(end for channel in channels for end in channel.spec.ends)
@@ -56,6 +68,8 @@ class Below:
         """Of an asynchronous aggregator: lives on from round to round."""
         self._total: WeightedSum | None = None
         self._sent: tuple[Task, Message] | None = None
+        self._bytes_down = 0
+        """Of an asynchronous round."""
         self.newly_excluded: dict[str, str] = {}
         """Ends that get no more models since the last round, and why."""
 
@@ -71,7 +85,8 @@ class Below:
         ends = [] if self._buffer is not None else [end for end in task.ends if self.ends.free(end)]
         for channel, some in self._shares.by_message(ends):
             self.ends.ask(channel, self._shares.message(some[0], sent), some)
-        self.context.reporter.metrics(task.round, {"distribute_bytes": self._shares.nbytes(ends)})
+        if self._buffer is None:
+            self.context.reporter.metrics(task.round, {"distribute_bytes": self._shares.nbytes(ends)})
 
     def collect(self, task: Task) -> WeightedSum:
         """Fold the updates of the round.
@@ -100,14 +115,19 @@ class Below:
 
     def receive(self, timeout: float | None) -> Event:
         """The next event of the ends."""
-        return self.context.endpoint.receive(self.listens_on, timeout)
+        receive = partial(self.context.endpoint.receive, self.listens_on)
+        return receive(timeout) if self._watch is None else self._watch.receive(receive, timeout)
 
     def note_between(self, event: Event) -> None:
         """Take an event of the ends into account while no round is open."""
+        if self._watch is not None and self._watch.note(event):
+            return
         if self._lasting is not None and self._total is not None:
             self._lasting.note(event, self._total)
         else:
             self.ends.note_between(event)
+        if self._watch is not None:
+            self._watch.settle()
 
     def _empty_sum(self, task: Task) -> WeightedSum:
         strategy, parts = self.context.strategy, self.context.parts
@@ -121,7 +141,8 @@ class Below:
         if self._lasting is not None:
             return self._lasting
         trains = task.phase == TRAIN
-        round = Round(
+        make = Round if self._watch is None else partial(WatchedRound, self._watch)
+        round = make(
             self._collect_of(task) if self._buffer is None else self._gather(),
             self.ends,
             ask=self._ask,
@@ -135,6 +156,7 @@ class Below:
         return round
 
     def _ask(self, model: Message, end: str) -> None:
+        self._bytes_down += self._shares.nbytes([end])
         self.ends.ask(self._channel_of[end], self._shares.message(end, model), [end])
 
     def _collect_of(self, task: Task) -> Collect:
@@ -144,9 +166,9 @@ class Below:
             return make(needed=None if quorum.tolerant else quorum.needed(len(task.ends), 0))
         now = time.monotonic() if not virtual else virtual_time(task.model)
         if task.needed is not None:
-            return make(needed=min(task.needed, len(task.ends)), deadline=0.0)
+            return make(needed=min(task.needed, len(task.ends)), deadline=0.0, tolerant=quorum.tolerant)
         if task.limit is not None:
-            return make(needed=1, deadline=quorum.deadline, limit=now + task.limit)
+            return make(needed=1, deadline=quorum.deadline, limit=task.limit, begun=now)
         needed = None if quorum.tolerant else quorum.needed(len(task.ends), 0)
         return make(needed=needed, deadline=quorum.deadline)
 
@@ -154,6 +176,10 @@ class Below:
         assert self._buffer is not None
         needed = None if self.quorum.tolerant else self.quorum.needed(len(self.names), 0)
         virtual = self.context.settings.simulated is not None
+        if isinstance(self._watch, Loans):
+            return self._watch.attach(
+                LentGather(self.names, self._buffer, needed=needed, rejoin_timeout=self.quorum.rejoin_timeout)
+            )
         return Gather(self.names, self._buffer, needed=needed, rejoin_timeout=self.quorum.rejoin_timeout, virtual=virtual)
 
     def _report(self, task: Task, missing: Mapping[str, str], excluded: Iterable[str]) -> None:
@@ -163,6 +189,8 @@ class Below:
         for end, reason in missing.items():
             log.warning("round %d goes without %s: %s", task.round, end, reason)
         values = {**self.ends.report(), **({"missing_ends": len(missing)} if missing else {})}
+        if self._buffer is not None:
+            values["distribute_bytes"], self._bytes_down = self._bytes_down, 0
         if values:
             self.context.reporter.metrics(task.round, values)
         self.newly_excluded = {end: self.ends.excluded[end] for end in excluded}

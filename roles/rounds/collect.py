@@ -10,8 +10,9 @@ from typing import Literal
 
 from roles.presence import Away
 
-Why = Literal["lost", "excluded", "refused", "late"]
-"""What kept an end from delivering: it is not there, it gets no more models, what it sent was bad, it took too long."""
+Why = Literal["lost", "excluded", "refused", "late", "short"]
+"""What kept an end from delivering: it is not there, it gets no more models, what it sent was bad, it took too long, it lacks
+ends of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,46 +59,58 @@ class Collect:
         deadline: float | None = None,
         rejoin_timeout: float = 60.0,
         limit: float | None = None,
+        begun: float = 0.0,
         eager: bool = False,
         virtual: bool = False,
+        tolerant: bool = False,
     ) -> None:
         """What is known of `ends`, in the order of the plan, at the start: they are there and will deliver.
 
         Args:
             ends: those that take part.
             needed: how many updates close the round; None: of all that are not lost, at least one.
+            tolerant: whether all that are not lost will do where they are fewer than `needed`.
             deadline: seconds from the moment the quorum is there; None: as long as it takes.
             rejoin_timeout: seconds for which an end that is away keeps its place.
-            limit: the time at which the round closes, if the quorum is there by then, else with the quorum; None: no such time.
+            limit: seconds from `begun` after which the round closes, if the quorum is there by then, else with the quorum;
+                None: as long as it takes.
+            begun: when the round began.
             eager: fold updates in the order of their arrival.
-            virtual: whether arrivals, `deadline` and `limit` are of a virtual clock: nothing is decided before everybody has
-                offered, then as if it had happened in the order of those times.
+            virtual: whether arrivals, `deadline`, `limit` and `begun` are of a virtual clock: nothing is decided before everybody
+                has offered or is lost, then as if it had happened in the order of those times.
         """
-        self.deadline = deadline
+        self.patience: float | None = None if virtual else limit if deadline is None else deadline
+        """Seconds for which an update may be on its way, once the round is to close; None: as long as it takes."""
         self.rejoin_timeout = rejoin_timeout
         self.folded: list[str] = []
         self.missing: dict[str, str] = {}
         self._why: dict[str, Why] = {}
         self._needed = needed
+        self._tolerant = tolerant
         self._order = {end: index for index, end in enumerate(ends)}
         self._pending = list(ends)
         self._offered: set[str] = set()
         self._away: dict[str, Away] = {}
+        self._covered: dict[str, str] = {}
+        self._uncovered: list[str] = []
+        self._again: set[tuple[str, str]] = set()
+        """Who was asked once more after it had been covered, and by whom."""
         self._quorum_at: float | None = None
         self.dropped = False
         """Whether somebody was too late."""
         self._at: dict[str, float] = {}
-        self._limit = limit
+        self._deadline, self._limit, self._begun = deadline, limit, begun
         self._eager = eager
         self._virtual = virtual
 
     @property
     def needed(self) -> int:
         """How many updates close the round."""
-        if self._needed is not None:
+        if self._needed is not None and not self._tolerant:
             return self._needed
         excused = sum(why in ("lost", "excluded") for why in self._why.values())
-        return max(1, len(self.folded) + len(self._pending) + len(self.missing) - excused)
+        able = len(self.folded) + len(self._pending) + len(self._covered) + len(self.missing) - excused
+        return max(1, able if self._needed is None else min(self._needed, able))
 
     def expects(self, end: str) -> bool:
         """Whether an update of `end` may still count in this round."""
@@ -105,7 +118,7 @@ class Collect:
 
     def spares(self, end: str) -> bool:
         """Whether the quorum is there without `end`."""
-        return len(self.folded) + len(self._offered - {end}) >= self.needed
+        return self._ready(self._offered - {end}) >= self.needed
 
     def offered(self, end: str, now: float) -> None:
         """`end` has an update ready that passed the checks so far."""
@@ -134,10 +147,47 @@ class Collect:
             self.missing[end] = reason
             self._why[end] = why
             self._withdraw(end)
+            self._uncover(end, reason, why)
+
+    def covered(self, end: str, by: str) -> None:
+        """The update of `end` is in that of `by`, another end: it counts as soon as that one does."""
+        if end not in self._pending:
+            return
+        if by == end or by not in self._order:
+            self.lost(end, f"says that its update is in that of {by}, which is no other end of this round", "refused")
+        elif by in self.missing and self._why[by] == "lost" and (end, by) not in self._again:
+            # Whether `by` has gone had not come through to it. Where that is all it ever says, nothing will come of asking.
+            self._again.add((end, by))
+            self._uncovered.append(end)
+        elif by in self.missing:
+            self.lost(end, f"its update was in that of {by}: {self.missing[by]}", self._why[by])
+        else:
+            self._pending.remove(end)
+            self._away.pop(end, None)
+            self._withdraw(end)
+            self._covered[end] = by
+            if self._quorum_at is None and not self._virtual and self._has_quorum():
+                self._quorum_at = max(self._at.values(), default=None)
+
+    def uncovered(self) -> list[str]:
+        """The ends that have to deliver by themselves, since this was called last: who was to do it for them is lost."""
+        ends, self._uncovered = self._uncovered, []
+        return ends
+
+    def _uncover(self, by: str, reason: str, why: Why) -> None:
+        for end in [end for end, other in self._covered.items() if other == by]:
+            del self._covered[end]
+            self._pending = sorted([*self._pending, end], key=self._order.__getitem__)
+            if why == "lost":
+                self._uncovered.append(end)
+            else:
+                self.lost(end, f"its update was in that of {by}: {reason}", why)
 
     def late(self, end: str) -> None:
         """`end` did not deliver before the deadline."""
-        self.lost(end, f"no update within {self.deadline or 0:g} s of the quorum", "late")
+        by_limit = self._limit is not None and self.closes_at == self._begun + self._limit
+        limit = f"{self._limit:g} s of the start of the round" if by_limit else f"{self._deadline or 0:g} s of the quorum"
+        self.lost(end, f"no update within {limit}", "late")
         self.dropped = True
 
     def done(self, end: str) -> None:
@@ -154,12 +204,12 @@ class Collect:
 
     def next(self, now: float) -> Step:
         """What to do now."""
-        if self._virtual:
-            self._drop_late_of_all()
-        else:
+        if not self._virtual:
             self._drop_late(now)
         self._drop_away(now)
-        able = len(self.folded) + len(self._pending)
+        if self._virtual:
+            self._drop_late_of_all()
+        able = len(self.folded) + len(self._pending) + len(self._covered)
         if able < self.needed:
             return self._short(able)
         if not self._pending:
@@ -188,11 +238,18 @@ class Collect:
         """When the deadline of the round is; None while there is none."""
         if self._quorum_at is None:
             return None
-        limits = [] if self.deadline is None else [self._quorum_at + self.deadline]
-        return min([*limits, *([] if self._limit is None else [max(self._limit, self._quorum_at)])], default=None)
+        limits = [] if self._deadline is None else [self._quorum_at + self._deadline]
+        if self._limit is not None:
+            limits.append(max(self._begun + self._limit, self._quorum_at))
+        return min(limits, default=None)
 
     def _has_quorum(self) -> bool:
-        return len(self.folded) + len(self._offered) >= self.needed
+        return self._ready(self._offered) >= self.needed
+
+    def _ready(self, offered: set[str]) -> int:
+        """How many ends have delivered, or will with `offered`."""
+        there = offered | set(self.folded)
+        return len(there) + sum(by in there for by in self._covered.values())
 
     def _withdraw(self, end: str) -> None:
         self._offered.discard(end)
@@ -206,7 +263,7 @@ class Collect:
 
     def _unheard(self) -> bool:
         """Whether somebody may offer yet."""
-        return any(end not in self._offered and end not in self._away for end in self._pending)
+        return any(end not in self._offered for end in self._pending)
 
     def _drop_late_of_all(self) -> None:
         """Once everybody has offered: those who did so after the round was to close."""
@@ -223,8 +280,9 @@ class Collect:
         for end, away in list(self._away.items()):
             if now >= away.since + self.rejoin_timeout:
                 self.lost(end, f"{away.reason}; not back within {self.rejoin_timeout:g} s")
-        # Nobody is left to wait for but those who are away, and the round can do without them.
-        if self._has_quorum() and all(end in self._offered or end in self._away for end in self._pending):
+        # Nobody is left to wait for but those who are away, and the round can do without them. By a virtual clock they may be
+        # the first.
+        if not self._virtual and self._has_quorum() and all(end in self._offered or end in self._away for end in self._pending):
             for end, away in list(self._away.items()):
                 self.lost(end, away.reason)
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Protocol
 
 from roles.context import Context
-from roles.ends import Ends
 from roles.keep import Stateful
 from roles.part import About, Part, Report
+from roles.rounds.ends import Ends
+from roles.rounds.task import Task
 from roles.selectors.selector import Selection
-from roles.task import Task
 
 
 class Registry(Protocol):

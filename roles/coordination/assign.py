@@ -1,4 +1,4 @@
-"""How a coordinator maps trainers to middle aggregators: pure functions of names, loads and a seed."""
+"""How a coordinator maps workers to those of the level above: pure functions of names, loads and a seed."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from roles import seeds
 
 Candidates = Mapping[str, Sequence[str]]
-"""Trainer -> the middle aggregators that it may be mapped to, both in the order of the plan."""
+"""Worker, such as a trainer -> the aggregators that it may be mapped to, both in the order of the plan."""
 
 
 def assign(policy: str, candidates: Candidates, *, loads: Mapping[str, float], seed: int, round: int) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""How a coordinator maps workers to aggregators, and how a root asks it."""
