@@ -47,8 +47,8 @@ def _help() -> str:
     for name in options("experiment"):
         text = (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
         about = next((line.removeprefix("# about:").strip() for line in text.splitlines() if line.startswith("# about:")), "")
-        lines.append(f"  {name:<22}{about}".rstrip())
-    listed = [f"  {group:<22}{', '.join(options(group))}" for group in groups() if group != "experiment"]
+        lines.append(f"  {name:<24}{about}".rstrip())
+    listed = [f"  {group:<24}{', '.join(options(group))}" for group in groups() if group != "experiment"]
     return USAGE.format(version=version("flame-run"), experiments="\n".join(lines), groups="\n".join(listed))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from flame_run.config.part import role_config
+from flame_run.run.carried import carry
 from flame_run.run.folder import RunFolder
 from flame_run.topology.plan import Channel, Plan, Worker
 
@@ -25,7 +26,7 @@ class Parts:
         token: secret of the data channels, not the controller's.
 
     Raises:
-        InvalidConfig: an interpolation that leads nowhere.
+        InvalidConfig: an interpolation that leads nowhere, or a file that cannot be used.
     """
 
     def __init__(self, plan: Plan, cfg: DictConfig, folder: RunFolder, token: str) -> None:
@@ -35,7 +36,7 @@ class Parts:
         self.resumed: set[str] = set()
         """Workers that took part in this job before and go on from what they have stored."""
         self._run = hashlib.sha256(str(folder.path).encode()).hexdigest()[:12]
-        self.configs = {role: role_config(cfg, role) for role in plan.code}
+        self.configs = {role: carry(role_config(cfg, role)) for role in plan.code}
 
     def __call__(self, name: str) -> Mapping[str, Any]:
         """The part of worker `name`, JSON-able."""

@@ -77,19 +77,14 @@ def check_simulated(job: Mapping[str, Any], workers: list[str]) -> list[Problem]
 
 
 def simulated_of(job: Mapping[str, Any]) -> "Simulated | None":
-    """The virtual clock of a job; None where the real one runs.
-
-    Raises:
-        BadTrace: the file of the trace cannot be used.
-    """
+    """The virtual clock of a job, whose trace has been read (`flame_run.run.carried`); None where the real one runs."""
     given = job.get("simulatedTime")
     if given is None:
         return None
     from roles.simulated import Simulated, Span  # noqa: PLC0415 - NumPy, which `flame-run plan` does not need
 
     trace = {
-        worker: {at: Span(compute, network) for at, (compute, network) in rounds.items()}
-        for worker, rounds in (read_trace(Path(given["trace"])) if given.get("trace") else {}).items()
+        worker: {at: Span(compute, network) for at, compute, network in rows} for worker, rows in (given.get("trace") or {}).items()
     }
     return Simulated(
         compute=given.get("compute", 1.0),

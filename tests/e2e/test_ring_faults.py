@@ -60,7 +60,7 @@ def same_model(undisturbed: dict[str, str], suffer: Callable[..., Any]) -> Calla
     ],
 )
 def test_with_continue_a_ring_goes_on_without_the_member_that_is_lost(worker: str, point: str, suffer: Callable[..., Any]) -> None:
-    run = suffer("mnist_distributed", worker, point, "faults.on_worker_loss=continue")
+    run = suffer("distributed", worker, point, "faults.on_worker_loss=continue")
     assert run.process.returncode == 0, run.text + run.stderr
     summary = run.json("summary.json")
     assert (summary["status"], summary["rounds"], summary["error"]) == ("completed", ROUNDS, None)
@@ -76,12 +76,12 @@ def test_with_continue_a_ring_goes_on_without_the_member_that_is_lost(worker: st
 @pytest.mark.parametrize(
     ("experiment", "worker", "point"),
     [
-        ("mnist_distributed", "trainer-1", "reducing"),
-        ("mnist_distributed", "trainer-0", "reducing"),
-        pytest.param("mnist_distributed", "trainer-0", "training", marks=pytest.mark.long),
-        ("mnist_hybrid", "trainer-0", "reducing"),
-        pytest.param("mnist_hybrid", "trainer-1", "reducing", marks=pytest.mark.long),
-        pytest.param("mnist_hybrid", "trainer-2", "uploading", marks=pytest.mark.long),
+        ("distributed", "trainer-1", "reducing"),
+        ("distributed", "trainer-0", "reducing"),
+        pytest.param("distributed", "trainer-0", "training", marks=pytest.mark.long),
+        ("hybrid", "trainer-0", "reducing"),
+        pytest.param("hybrid", "trainer-1", "reducing", marks=pytest.mark.long),
+        pytest.param("hybrid", "trainer-2", "uploading", marks=pytest.mark.long),
     ],
 )
 def test_with_restart_a_member_comes_back_and_the_model_is_the_same_to_the_bit(
@@ -97,13 +97,13 @@ def test_with_restart_a_member_comes_back_and_the_model_is_the_same_to_the_bit(
 
 
 def test_with_fail_the_loss_of_a_member_fails_the_job_and_names_it(suffer: Callable[..., Any]) -> None:
-    run = suffer("mnist_distributed", "trainer-1", "reducing")
+    run = suffer("distributed", "trainer-1", "reducing")
     assert run.process.returncode == 1
     assert "trainer-1 was killed by SIGKILL (out of memory?) in round 2" in run.stderr
 
 
 def test_in_a_hybrid_job_the_others_of_a_group_go_on(suffer: Callable[..., Any]) -> None:
-    run = suffer("mnist_hybrid", "trainer-0", "reducing", "faults.on_worker_loss=continue")
+    run = suffer("hybrid", "trainer-0", "reducing", "faults.on_worker_loss=continue")
     assert run.process.returncode == 0, run.text + run.stderr
     summary = run.json("summary.json")
     assert (summary["status"], summary["rounds"]) == ("completed", ROUNDS)
@@ -113,14 +113,14 @@ def test_in_a_hybrid_job_the_others_of_a_group_go_on(suffer: Callable[..., Any])
 def test_a_ring_whose_processes_all_died_goes_on_from_its_checkpoint(
     suffer: Callable[..., Any], same_model: Callable[[str, Any], bool], flame_run: Any, tmp_path: Path
 ) -> None:
-    suffer("mnist_distributed", "trainer-1", "reducing", "hydra.run.dir=here", what="everybody", round=3)
+    suffer("distributed", "trainer-1", "reducing", "hydra.run.dir=here", what="everybody", round=3)
     assert not (tmp_path / "here" / "summary.json").exists()
     _, lasting = psutil.wait_procs([each for each in psutil.process_iter() if _of(each, tmp_path)], timeout=30)
     assert not lasting
     run = flame_run("resume", "here", env={"PYTHONPATH": MODULES})
     assert run.process.returncode == 0, run.text + run.stderr
     assert run.json("summary.json")["rounds"] == ROUNDS
-    assert same_model("mnist_distributed", run)
+    assert same_model("distributed", run)
 
 
 def _of(process: psutil.Process, folder: Path) -> bool:

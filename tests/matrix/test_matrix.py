@@ -30,7 +30,7 @@ NEEDS_EACH_TRAINER = {"fedasync", "oort", "fedbalancer"}
 """Works on what single trainers send to the root."""
 COORDINATED = {"mnist_coordinated", "coordinated_three_level", "coordinated_async"}
 MIDDLES = {"mnist_hierarchical", "mnist_four_tier", "realms_three_tier", "async_hierarchical"} | COORDINATED
-RING_WITHOUT_SERVER, RING_WITH_SERVER = {"mnist_distributed"}, {"mnist_hybrid"}
+RING_WITHOUT_SERVER, RING_WITH_SERVER = {"distributed"}, {"hybrid"}
 PLAIN_UPDATES = {"fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad"}
 REFUSED = {
     *product(MIDDLES, NEEDS_EACH_TRAINER),

@@ -137,22 +137,22 @@ RULES = {
         "job.roles.trainer.share = '': codecs encode the whole model (transport.codec={})",
     ),
     "a server step needs a server": (
-        ["experiment=mnist_distributed", "algorithm=fedadam"],
+        ["experiment=distributed", "algorithm=fedadam"],
         "algorithm = 'FedAdam': takes a step at a server, and this topology has none (algorithm=fedavg or fedprox)",
     ),
     "a ring averages weights": (
-        ["experiment=mnist_hybrid", "algorithm=scaffold"],
+        ["experiment=hybrid", "algorithm=scaffold"],
         (
             "algorithm = 'Scaffold': sends more than weights averaged by samples, and the ring of role trainer averages just these "
             "(such as algorithm=fedavg)"
         ),
     ),
     "a ring needs all of its workers": (
-        ["experiment=mnist_hybrid", "selector=random", "selector.k=1"],
+        ["experiment=hybrid", "selector=random", "selector.k=1"],
         "selector = 'Random': all workers of role trainer are needed in their ring (selector=all)",
     ),
     "a ring knows no virtual clock": (
-        ["experiment=mnist_hybrid", "job.simulatedTime={compute: 2}"],
+        ["experiment=hybrid", "job.simulatedTime={compute: 2}"],
         "job.simulatedTime = {'compute': 2}: the ring of role trainer knows no virtual clock (null)",
     ),
     "an algorithm in the wrong group": (

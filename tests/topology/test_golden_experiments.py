@@ -138,8 +138,8 @@ GOLDEN: dict[str, list[Row]] = {
         *[(f"leaf-aggregator-{index}", LEAF, None, "default") for index in range(3)],
         *SIX,
     ],
-    "mnist_distributed": trainers("ring-channel", *[("default", f"mnist-{name}", realm) for name, realm in QUARTERS]),
-    "mnist_hybrid": [
+    "distributed": trainers("ring-channel", *[("default", f"mnist-{name}", realm) for name, realm in QUARTERS]),
+    "hybrid": [
         *[
             (f"trainer-{index}", {"param-channel": "default", "ring-channel": realm.rpartition("/")[0]}, f"mnist-{name}", realm)
             for index, (name, realm) in enumerate(QUARTERS)
