@@ -1,5 +1,6 @@
 """The root's keeping of the global model: rounds, server step, evaluation, checkpoints, the early end, the result."""
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,11 +13,11 @@ from roles import state as states
 from roles.checkpoints import Checkpoints
 from roles.context import Context
 from roles.errors import BadModel
-from roles.fit import Evaluation, build_seeded
-from roles.judge import Judge
+from roles.fit import build_seeded
 from roles.keep import Stateful
 from roles.kinds import PHASE, SURVEY, VIRTUAL_TIME
 from roles.part import About, Gathered, State
+from roles.review import Review
 from roles.rounds.average import WEIGHTS, WeightedSum
 from roles.rounds.choice import remembers
 from transports.message import Message, Scalar, Specs
@@ -40,12 +41,13 @@ class Root:
         if self.settings.base_model is not None:
             self.module.load_state_dict(torch.load(self.settings.base_model, weights_only=True))
         self._parts: dict[str, Stateful] = {}
+        self._closed: dict[str, Any] = {}
+        """States as they were when the last round closed, of those who take part in the next one while they are stored."""
         self._past: dict[str, Any] = {}
         self._files = Checkpoints(context.folder, self.settings.checkpoint.keep)
-        self._evaluation = None if context.build_test_data is None else Evaluation(context, self.module, context.build_test_data())
+        self._reviewer = Review(context, self.module, self._files)
         # A process forked beside other threads can inherit a lock that nobody will ever release.
-        self._overlap = context.overlap and not (self._evaluation is not None and self._evaluation.forks)
-        self._judge = Judge(self.settings.stop, self.settings.checkpoint)
+        self._overlap = context.overlap and not self._reviewer.forks
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="review")
         self._pending: Future[None] | None = None
         self._due = False
@@ -56,10 +58,6 @@ class Root:
         self._round_seconds: list[float] = []
         self._began: float | None = None
         self._seconds_before = 0.0
-        self._metrics: dict[str, float] = {}
-        self._best: dict[str, Any] = {}
-        if self._files.stored and self._evaluation is not None:
-            self._files.save_example(self._evaluation.example())
         self._virtual_time = 0.0
         if context.resume:
             self._load()
@@ -135,7 +133,7 @@ class Root:
     @property
     def over(self) -> bool:
         """Whether no round is left to do."""
-        return self._round >= self.settings.rounds or self._judge.stop_reason is not None
+        return self._round >= self.settings.rounds or self._reviewer.stop_reason is not None
 
     def next_round(self) -> int | None:
         """The number of the next round, or None when the job is done: all rounds, target reached, or patience lost."""
@@ -143,7 +141,7 @@ class Root:
             self._began = time.monotonic()
         elif self.settings.stop.active or not self._overlap:
             self.review(wait=True)
-        if self._round >= self.settings.rounds or self._judge.stop_reason is not None:
+        if self.over:
             return None
         round = self._round + 1
         surveys = self.context.strategy.traits.surveys and self._surveyed != round
@@ -184,6 +182,8 @@ class Root:
             self._virtual_time = values["virtual_seconds"] = now
         values |= {"round_seconds": seconds, "updates": total.count, "samples": total.samples}
         self.context.reporter.metrics(round, values)
+        kept = {name: self._parts[name] for name in ("selector", "sampler", "privacy") if name in self._parts}
+        self._closed = {name: copy.deepcopy(part.state_dict()) for name, part in kept.items()}
         self._due = True
 
     def _gathered(self, total: WeightedSum) -> Gathered:
@@ -214,46 +214,24 @@ class Root:
         path = self._files.save_last(state)
         self.context.reporter.result(
             {
-                "metrics": self._metrics,
-                "best": self._best,
+                "metrics": self._reviewer.metrics,
+                "best": self._reviewer.best,
                 "model": path,
                 "model_sha256": states.model_sha256(state),
                 "rounds": self._round,
                 "round_seconds": self._round_seconds,
                 "samples": self._samples,
                 "training_seconds": self._seconds(),
-                "stopped": self._judge.stop_reason,
+                "stopped": self._reviewer.stop_reason,
             }
         )
 
     def _review(self, round: int, model: Message) -> None:
-        every, last = self.settings.evaluate_every, round >= self.settings.rounds
         if not self._adopts:
             states.load_shared(self.module, states.of_module(model.groups))
-        if self._evaluation is not None and (last or (every and round % every == 0)):
-            self._evaluate(round)
-        else:
-            self._metrics = {}
+        self._reviewer.take(round, read_only=self._adopts)
         if self.settings.checkpoint.every and round % self.settings.checkpoint.every == 0:
             self._checkpoint(round)
-
-    def _evaluate(self, round: int) -> None:
-        if self._evaluation is None:
-            raise BadModel("there is no data to evaluate on")
-        began = time.monotonic()
-        before = self._versions()
-        self._metrics = self._evaluation.test(round)
-        if self._adopts and (changed := [name for name, version in self._versions().items() if version != before[name]]):
-            raise BadModel(f"{type(self.module).__name__} writes to its parameters while it is tested: {changed[:5]}")
-        self.context.reporter.metrics(round, {**self._metrics, "evaluate_seconds": time.monotonic() - began})
-        if self._judge.better(self._metrics):
-            state = self.module.state_dict()
-            path = self._files.save_best(round, state)
-            self._best = {"round": round, "metrics": self._metrics, "model": path, "model_sha256": states.model_sha256(state)}
-
-    def _versions(self) -> dict[str, int]:
-        """How often each parameter was written to."""
-        return {name: parameter._version for name, parameter in self.module.named_parameters()}  # noqa: SLF001 - no other way
 
     def _checkpoint(self, round: int) -> None:
         """Write what a resumed job needs."""
@@ -264,10 +242,8 @@ class Root:
             "round": round,
             "seed": self.settings.seed,
             "model": self.module.state_dict(),
-            "parts": {name: part.state_dict() for name, part in self._parts.items()},
-            "judge": self._judge.state_dict(),
-            "metrics": self._metrics,
-            "best": self._best,
+            "parts": {name: part.state_dict() for name, part in self._parts.items()} | self._closed,
+            **self._reviewer.state_dict(),
             "samples": self._samples,
             "round_seconds": self._round_seconds,
             "training_seconds": self._seconds(),
@@ -295,15 +271,11 @@ class Root:
         except RuntimeError as error:
             raise BadModel(f"{path} does not fit {type(self.module).__name__}: {error}") from error
         self._past = content["parts"]
-        self._judge.load_state_dict(content["judge"])
-        self._round, self._samples, self._metrics = content["round"], content["samples"], content["metrics"]
+        self._reviewer.load_state_dict(content)
+        self._round, self._samples, self._virtual_time = content["round"], content["samples"], content["virtual_time"]
         self._round_seconds, self._seconds_before = list(content["round_seconds"]), content["training_seconds"]
-        self._best, self._virtual_time = dict(content["best"]), content["virtual_time"]
-        best = self._files.restore_best(self._best.get("round"))
-        if self._best:
-            self._best["model"] = best
         # The last round of a job is evaluated; it may not have been the last one when it was done.
-        self._due = self._round >= self.settings.rounds and not self._metrics
+        self._due = self._round >= self.settings.rounds and not self._reviewer.metrics
         log.info("going on after round %d, from %s", self._round, path)
 
     def _seconds(self) -> float:

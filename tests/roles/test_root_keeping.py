@@ -193,7 +193,7 @@ def test_rounds_are_timed_without_evaluation(monkeypatch: pytest.MonkeyPatch) ->
             clock.monotonic = lambda: now
             super().test_step(batch, batch_idx)
 
-    for module in ("aggregator", "root", "fit"):
+    for module in ("aggregator", "root", "review", "fit"):
         monkeypatch.setattr(f"roles.{module}.time", clock)
     record = run(None, replace(SETTINGS, rounds=3), build_module=lambda: Slow(mlp()))
     assert record.results[0]["round_seconds"] == [0.0] * 3

@@ -1,5 +1,6 @@
 """Federations that die and go on."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,16 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from roles import seals
+from roles.catalogue import Traits
 from roles.errors import BadModel
 from roles.fit import LocalEntries
+from roles.part import Report
+from roles.selectors.selector import All as EveryEnd
 from roles.settings import Checkpoint, Quorum, Settings, Share, Stop
 from roles.strategy import Gathered, State, Strategy
 from roles.trainer import Task, Trainer
 from tests.roles.federation import PATIENCE, Job, Killed, Layout, Record, coordinated, federate, three_tier, two_tier
-from tests.roles.specimens import Classifier, Points, classifier, mlp
+from tests.roles.specimens import CLASSES, FEATURES, Classifier, Points, classifier, mlp
 from transports.message import Message
 
 SETTINGS = Settings(seed=2, rounds=6, optimizer="keep", quorum=Quorum(join_timeout=PATIENCE))
@@ -284,3 +288,43 @@ def test_entries_that_are_not_exchanged_are_the_workers_own_and_come_back(tmp_pa
 def test_a_training_without_memory_remembers_nothing() -> None:
     assert LocalEntries(classifier()(), Share()).names == ()
     assert LocalEntries(classifier()(), Share(exclude=("net.0.*",))).names == ("net.0.weight", "net.0.bias")
+
+
+class Counting(EveryEnd):
+    """Counts the updates that it has heard of, and says when those of round 2 have come."""
+
+    traits = Traits(selects=True)
+
+    def __init__(self, second: threading.Event) -> None:
+        self.count = 0
+        self.second = second
+
+    def heard(self, report: Report) -> None:
+        self.count += 1
+        if report.round == 2:
+            self.second.set()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.count = state["count"]
+
+
+def test_a_checkpoint_has_what_a_selector_knew_when_its_round_closed(tmp_path: Path) -> None:
+    second = threading.Event()
+
+    class Patient(Classifier):
+        """The test of the first model lasts until updates of round 2 have come."""
+
+        def on_test_start(self) -> None:
+            assert second.wait(PATIENCE)
+
+    made = job(
+        tmp_path, build_module=lambda: Patient(nn.Linear(FEATURES, CLASSES)), selector=lambda: Counting(second), overlap=True
+    )
+    made = replace(made, settings=replace(made.settings, rounds=2))
+    records = federate(two_tier(3), made)
+    assert {name: record.error for name, record in records.items()} == dict.fromkeys(records)
+    stored = torch.load(tmp_path / "models" / "round-00001.pt", weights_only=True)
+    assert stored["parts"]["selector"] == {"count": 3}
