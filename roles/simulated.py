@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from roles import seeds
-
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -64,4 +62,6 @@ class Simulated:
     def _draw(self, sigma: float, *what: str | int) -> float:
         if sigma == 0.0:
             return 1.0
+        from roles import seeds  # noqa: PLC0415 - imports torch, which the settings do without
+
         return math.exp(sigma * np.random.default_rng(seeds.derive(self.seed, "simulated", *what)).standard_normal())

@@ -1,12 +1,14 @@
 """What is expected of a job is tested by itself: the suite is only as good as this function."""
 
+import re
+
 import pytest
 
 from tests import chaos_points
 from tests.chaos import scenarios
 from tests.chaos.expectation import CAUSES, Expected, expect
 from tests.chaos.scenarios import MOMENT, MOMENTS, OF_RUNNER, OF_WORKERS, POLICIES, Scenario, at_random, systematic
-from tests.chaos.shapes import CONF, built_in, overrides, shape, uncovered
+from tests.chaos.shapes import CONF, ELSEWHERE, built_in, overrides, shape, shipped, uncovered
 
 
 def expected(text: str) -> Expected:
@@ -19,6 +21,11 @@ def expected(text: str) -> Expected:
 def test_every_shipped_topology_is_covered() -> None:
     assert len(built_in()) >= 8
     assert uncovered() == []
+    assert {*built_in(), *ELSEWHERE} == set(shipped())
+    for topology, path in ELSEWHERE.items():
+        text = (CONF.parent / path).read_text(encoding="utf-8")
+        assert topology in path or topology in text, path
+        assert re.search(r"SIGKILL|Killed", text), path
 
 
 def test_a_topology_that_is_not_covered_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

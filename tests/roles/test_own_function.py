@@ -74,7 +74,7 @@ def job(folder: Path) -> Job:
 
 
 def test_a_users_function_is_one_of_the_tags_of_its_role() -> None:
-    assert sorted(ReportingTrainer.get_func_tags()) == ["coordinate", "fetch", "report", "upload"]
+    assert sorted(ReportingTrainer.get_func_tags()) == ["coordinate", "fetch", "report", "ring_allreduce", "upload"]
     assert Auditor.get_func_tags() == ["audit"]
 
 

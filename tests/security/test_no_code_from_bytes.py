@@ -12,8 +12,8 @@ from tests.security.import_walk import PACKAGES, Module, Walk, runs_bytes, runs_
 ROOT = Path(flame_run.__file__).parent.parent
 AT_THE_NETWORK = ("transports", "flame_run/control", "flame_run/security/tls.py", "roles/codecs")
 """Whose code handles what others send, or sends what others handle."""
-TO_OUR_OWN_CHILD = {"flame_run/launch/job.py"}
-"""Speaks with the process that forked it, over a pipe that nobody else holds."""
+TO_OUR_OWN_CHILD = {"flame_run/launch/job.py", "flame_run/launch/compose.py"}
+"""Speaks with the process that forked it, over a pipe that nobody else holds; reads what came over that pipe."""
 OWN_PROCESSES = ("joblib", "multiprocessing")
 """Hydra's launcher plugins, and the pipe to the process that logs to MLflow: it carries bytes, and both ends are the runner's."""
 ONLY_LOADS_IT = {"flame_run/launch/preload.py"}

@@ -198,7 +198,10 @@ class Inbox:
         if self._offers.pop(offer.number, None) is None or self._lost is not None:
             return
         self._offered_bytes -= offer.nbytes
-        self._drain(offer.number, sum(incoming.missing for incoming, _ in offer.expected))
+        missing = sum(incoming.missing for incoming, _ in offer.expected)
+        if self.run is not None and self.run.number == offer.number:
+            self.run.drop(missing)
+        self._drain(offer.number, missing)
         self._put(frames.answer(offer.number, outcome))
 
     def take_run(self, wire: wire_pb2.Run) -> None:

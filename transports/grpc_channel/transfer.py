@@ -161,6 +161,11 @@ class Run:
         self._expected = wire.checksum if wire.HasField("checksum") else None
         self._sum = 0
 
+    def drop(self, unwanted: int) -> None:
+        """The offer was answered in the middle of the run: nobody wants its bytes, of which so many may still come."""
+        self.into = None
+        self._unwanted = unwanted
+
     @property
     def over(self) -> bool:
         """Whether the next bytes are a control frame again."""
