@@ -23,7 +23,7 @@ class About:
     """What a server half is told before the first round."""
 
     start: State
-    """The averaged entries of the initial global model, in the module's dtypes; read only."""
+    """The averaged entries of the global model, as meta tensors: their shapes and dtypes, no values."""
     parameters: frozenset[str]
     """Which of them are optimised. The others are buffers: the mean of theirs is their next value."""
     population: int

@@ -16,6 +16,7 @@ from roles.errors import BadModel
 from roles.fit import build_seeded
 from roles.keep import Stateful
 from roles.kinds import PHASE, SURVEY, VIRTUAL_TIME
+from roles.memory import give_back
 from roles.part import About, Gathered, State
 from roles.review import Review
 from roles.rounds.average import WEIGHTS, WeightedSum
@@ -69,14 +70,16 @@ class Root:
         self.model = Message(
             kind=MODEL_KIND, round=self._round, groups={name: group for name, group in groups.items() if group}
         ).packed()
+        del groups
         self._adopt()
+        give_back()
 
     def _begin_parts(self, start: State) -> None:
         """Tell selector, strategy and so on of the job; those with a state get it back."""
         self._parameters = parameters = frozenset(dict(self.module.named_parameters(remove_duplicate=False))) & start.keys()
-        start = {name: value.detach().clone() for name, value in start.items()}
         about = About(
-            start=start,
+            # Shapes and types: a copy would be held as long as the job lasts.
+            start={name: value.detach().to("meta") for name, value in start.items()},
             parameters=parameters,
             population=self.context.population,
             seed=self.settings.seed,
@@ -96,6 +99,7 @@ class Root:
         self._allocate = allocate
         self.model = self.model.packed(into=allocate(MODEL_KIND, self._round, self.model.specs).payload)
         self._adopt()
+        give_back()
 
     def adopt(self, model: Message) -> None:
         """Go on from a packed `model` that was made elsewhere meanwhile, with its round. Call it before the first round."""
