@@ -30,8 +30,6 @@ class About:
     """How many data consumers the aggregator has below it, directly or not."""
     seed: int
     """The job's."""
-    differences: bool = False
-    """Whether the parameters in the strategy's updates are differences from the model that was sent. Buffers never are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

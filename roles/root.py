@@ -83,7 +83,6 @@ class Root:
             parameters=parameters,
             population=self.context.population,
             seed=self.settings.seed,
-            differences=self.context.strategy.traits.differences,
         )
         for name, part in zip(("strategy", "selector", "sampler", "privacy"), self.context.parts, strict=True):
             part.begin(about)

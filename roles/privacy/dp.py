@@ -36,9 +36,9 @@ class DifferentialPrivacy(Privacy):
         z_Delta = (z^-2 - (2 sigma_b)^-2)^(-1/2) for the updates, so that both together cost what z costs.
 
     The difference is that of all floating-point entries that are exchanged, buffers such as BatchNorm's statistics included:
-    they tell of data as much as weights do. Variances of BatchNorm that the noise made negative become 0, but not with
-    algorithms whose updates are differences: leave them out with `job.share.exclude` there. Integer entries (counters) stay
-    as they are: leave them out where they tell too much. Every update counts the same (n_i = 1), whatever
+    they tell of data as much as weights do. Variances of BatchNorm that the noise made negative become 0.
+    Integer entries (counters) stay as they are: leave them out with `job.share.exclude` where they tell too much.
+    Every update counts the same (n_i = 1), whatever
     `job.share.weightedBy` or the algorithm say. m is the sum of the weights in the round: the number of its updates, less
     where an asynchronous algorithm lets old ones count less.
 
@@ -127,12 +127,7 @@ class DifferentialPrivacy(Privacy):
         _require(clients <= about.population, "clients_per_round", clients, f"at most the {about.population} clients of the job")
         self._clients = clients
         self._seed = about.seed
-        # A difference of variances may be negative; what a strategy makes of it is not known here.
-        self._variances = (
-            []
-            if about.differences
-            else [name for name in about.start if name.endswith("running_var") and name not in about.parameters]
-        )
+        self._variances = [name for name in about.start if name.endswith("running_var") and name not in about.parameters]
         self._sigma = self._sigma_of_count()
         self._updates_multiplier = self._noise_multiplier
         if self._noise_multiplier == 0:

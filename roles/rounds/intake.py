@@ -23,7 +23,7 @@ T = TypeVar("T")
 PREFETCHED = 1
 """Updates whose transfer may run while another one is added: the bound on what is in flight."""
 WHOLE_BYTES = 8 * 2**20
-"""Updates up to this size are held whole while they are checked; larger ones are added piece by piece."""
+"""Where the sum is up to this size, updates are held whole while they are checked; for larger sums, added piece by piece."""
 
 
 class Intake:
@@ -108,7 +108,8 @@ class Intake:
 
     def fold(self, end: str, total: WeightedSum) -> None:
         """Transfer one update, check it, add it; or tell the state machine why not."""
-        if self._codec is None and not self._asynchronous and self._offers[end].header.nbytes > WHOLE_BYTES:
+        # By the size of the sum: all updates of a round go the same way, else a sum could not be made anew.
+        if self._codec is None and not self._asynchronous and total.memory.nbytes > WHOLE_BYTES:
             self._fold_pieces(end, total)
         else:
             self._fold_whole(end, total)
