@@ -84,6 +84,9 @@ class Payload:
         self._over = False
         self.released = False
 
+    def expect(self, start: int, stop: int) -> None:
+        """The bytes from `start` to `stop` are about to be read."""
+
     def forget(self, start: int, stop: int) -> None:
         """Say that the bytes from `start` to `stop` are not needed for now: a payload that is only mapped lets their memory go."""
 

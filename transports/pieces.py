@@ -24,6 +24,7 @@ class PayloadStream:
         if start == size:
             return END_OF_STREAM
         self._at = min(start + PIECE_BYTES, size)
+        self._payload.expect(start, self._at)
         return Piece(start, self._payload.buffer[start : self._at])
 
 

@@ -55,9 +55,9 @@ def _take_part(request: Request, interrupted: Callable[[], bool]) -> None:
     session = _session(request)
     try:
         part = session.open(request.site.site.join_timeout)
-        _say(f"admitted to job {part['job']['name']} ({part['job']['id']})")
-        _say(f"digest of what {request.worker} is asked: {digest_of(part)}")
         try:
+            _say(f"admitted to job {part['job']['name']} ({part['job']['id']})")
+            _say(f"digest of what {request.worker} is asked: {digest_of(part)}")
             _work(_accepted(part, request.site, session), session, interrupted)
         except KeyboardInterrupt:  # before there is a role to hear of it
             session.state("failed", error=INTERRUPTED)

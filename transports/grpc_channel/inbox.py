@@ -52,6 +52,7 @@ class GrpcOffer(CoreOffer):
     def _start(self) -> None:
         payload = self._mapped()
         if payload is not None:
+            payload.expect(0, self.header.nbytes)
             self.complete(payload)
         elif not self._inbox.owner.loop.post(self._inbox.fetch, self):
             self.lose("the endpoint is closed")

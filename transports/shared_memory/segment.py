@@ -9,6 +9,7 @@ In front of the payload stands a page with a number that grows with each filling
 number and is refused, instead of reading a later message.
 """
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -30,6 +31,8 @@ from transports.shared_memory.machine import SHM_FOLDER, shm_device
 NAME_PREFIX = "flame-run-"
 _MAGIC = b"flamerun"
 _STAMP = struct.Struct("<8sQ")
+_MADV_POPULATE_READ = 22
+"""Of linux/mman.h; Python has no name for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,14 @@ class SharedPayload(Payload):
         self._mapping = memory
         self._file: _Opened | None = file
         self._filling = filling
+
+    @override
+    def expect(self, start: int, stop: int) -> None:
+        """Map the pages at once: one by one, as they are touched, takes a third of the time of reading them."""
+        if self._mapping is not None and stop > start:
+            first = start // mmap.PAGESIZE * mmap.PAGESIZE
+            with contextlib.suppress(OSError):  # Linux before 5.14: they are mapped as they are touched
+                self._mapping.madvise(_MADV_POPULATE_READ, first, min(stop, len(self._mapping)) - first)
 
     @override
     def forget(self, start: int, stop: int) -> None:
