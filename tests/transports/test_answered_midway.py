@@ -8,16 +8,13 @@ from tests.transports.lone_link import PART_BYTES, Endpoint, Plain, header_of
 from transports.base import Arrived, ChannelSpec
 from transports.errors import ProtocolError
 from transports.grpc_channel import inbox as inboxes
-from transports.grpc_channel.inbox import Inbox
+from transports.grpc_channel.inbox import GrpcOffer, Inbox
 from transports.mailbox import Mailbox
 from transports.wire_pb2 import Offer, Run
 
 
-@pytest.mark.parametrize("refused", [True, False])
-@pytest.mark.parametrize("written", [0, 1, 2, 3])
-def test_bytes_that_were_asked_for_before_the_answer_may_still_come(
-    monkeypatch: pytest.MonkeyPatch, written: int, *, refused: bool
-) -> None:
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> tuple[Inbox, GrpcOffer]:
+    """An offer of two parts, both of which have been asked for."""
     monkeypatch.setattr(inboxes, "PIECE_BYTES", PART_BYTES)
     owner: Any = Endpoint()
     channel = Plain(ChannelSpec(name="c", group="g", ends=("a",)), Mailbox())
@@ -26,12 +23,22 @@ def test_bytes_that_were_asked_for_before_the_answer_may_still_come(
     event = channel.receive(0.0)
     while not isinstance(event, Arrived):
         event = channel.receive(0.0)
-    event.offer.stream()  # both parts are asked for
+    event.offer.stream()
+    assert isinstance(event.offer, GrpcOffer)
+    return inbox, event.offer
+
+
+@pytest.mark.parametrize("refused", [True, False])
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_bytes_that_were_asked_for_before_the_answer_may_still_come(
+    monkeypatch: pytest.MonkeyPatch, written: int, *, refused: bool
+) -> None:
+    inbox, offer = asked_for(monkeypatch)
     quarter = bytes(PART_BYTES // 4)
     inbox.take_run(Run(id=1, chunks=4))
     for count in range(4):
         if count == written:
-            event.offer.refuse("seen") if refused else event.offer.accept()
+            offer.refuse("seen") if refused else offer.accept()
         assert inbox.run is not None
         inbox.take_chunk(inbox.run, quarter)
     inbox.take_run(Run(id=1, chunks=4))
@@ -43,19 +50,11 @@ def test_bytes_that_were_asked_for_before_the_answer_may_still_come(
 
 
 def test_more_bytes_than_were_asked_for_are_still_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inboxes, "PIECE_BYTES", PART_BYTES)
-    owner: Any = Endpoint()
-    channel = Plain(ChannelSpec(name="c", group="g", ends=("a",)), Mailbox())
-    inbox = Inbox(owner, channel, "a", lambda frame: None, shared=False)
-    inbox.take_offer(Offer(id=1, header=header_of(2 * PART_BYTES)))
-    event = channel.receive(0.0)
-    while not isinstance(event, Arrived):
-        event = channel.receive(0.0)
-    event.offer.stream()
+    inbox, offer = asked_for(monkeypatch)
     inbox.take_run(Run(id=1, chunks=5))
     assert inbox.run is not None
     inbox.take_chunk(inbox.run, bytes(PART_BYTES // 2))
-    event.offer.refuse("seen")
+    offer.refuse("seen")
     for _ in range(3):
         inbox.take_chunk(inbox.run, bytes(PART_BYTES // 2))
     with pytest.raises(ProtocolError, match="more than the header announced"):
