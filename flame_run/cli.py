@@ -69,7 +69,7 @@ def _start_imports(arguments: Sequence[str]) -> None:
     shows_only = any(word.startswith("-") and word not in ("-m", "--multirun") for word in arguments)
     other = any(word.startswith("launcher=") and word != "launcher=local" for word in arguments)
     if not (shows_only or other):
-        from flame_run.launch.local import warm  # noqa: PLC0415
+        from flame_run.launch.forking import warm  # noqa: PLC0415
 
         warm()
 

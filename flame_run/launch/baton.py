@@ -73,9 +73,9 @@ class Baton:
     def __init__(self, states: Sequence[ThreadState] = RANDOM) -> None:
         self._states = tuple(states)
         self._first = [state.save() for state in self._states]
-        self._turns: deque[int] = deque()
-        """Idents of the threads in line; the first one holds the baton."""
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._line: deque[tuple[int, threading.Lock]] = deque()
+        """Ident of each thread in line and what it waits for: only the one whose turn it is wakes. The first holds the baton."""
         self._broken = ""
 
     @contextmanager
@@ -89,10 +89,10 @@ class Baton:
             WorkerDied: the baton was broken.
 
         """
-        self._join_line()
+        turn = self._join_line()
         on_line()
         try:
-            self._acquire(self._first)
+            self._acquire(turn, self._first)
             yield
         finally:
             self._leave()
@@ -111,26 +111,28 @@ class Baton:
         try:
             yield
         finally:
-            self._join_line()
-            self._acquire(saved)
+            self._acquire(self._join_line(), saved)
 
     def break_off(self, reason: str) -> None:
         """Let every turn from now on begin with `WorkerDied(reason)`. The holder keeps running until it waits.
 
         Threads still take turns while they end, so that none disturbs what another has restored.
         """
-        with self._changed:
+        with self._lock:
             self._broken = reason
 
-    def _join_line(self) -> None:
-        with self._changed:
-            self._turns.append(threading.get_ident())
+    def _join_line(self) -> threading.Lock:
+        turn = threading.Lock()
+        with self._lock:
+            if self._line:
+                turn.acquire()
+            self._line.append((threading.get_ident(), turn))
+        return turn
 
-    def _acquire(self, states: Sequence[Any]) -> None:
-        me = threading.get_ident()
-        with self._changed:
-            # A breakpoint in another worker may take any time, so this wait has no end of its own.
-            self._changed.wait_for(lambda: self._turns[0] == me)
+    def _acquire(self, turn: threading.Lock, states: Sequence[Any]) -> None:
+        # A breakpoint in another worker may take any time, so this wait has no end of its own.
+        turn.acquire()
+        with self._lock:
             broken = self._broken
         for state, value in zip(self._states, states, strict=True):
             state.restore(value)
@@ -138,8 +140,9 @@ class Baton:
             raise WorkerDied(broken)
 
     def _leave(self) -> None:
-        with self._changed:
-            if not self._turns or self._turns[0] != threading.get_ident():
+        with self._lock:
+            if not self._line or self._line[0][0] != threading.get_ident():
                 raise RuntimeError(f"thread {threading.current_thread().name!r} does not hold the baton")
-            self._turns.popleft()
-            self._changed.notify_all()
+            self._line.popleft()
+            if self._line:
+                self._line[0][1].release()

@@ -4,16 +4,16 @@ import os
 import queue
 import selectors
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 
 from flame_run.launch.compose import JobConfig
-from flame_run.launch.errors import LaunchError
+from flame_run.launch.errors import LaunchError, WorkerDied
 from flame_run.launch.forkserver import SERVERS, ForkServer
-from flame_run.launch.job import died, read_result
+from flame_run.launch.job import died, read_results
 from flame_run.launch.linux import describe_exit
 from flame_run.launch.notices import Kind, Notice, receive
 
@@ -27,14 +27,20 @@ _WINDOW = 16
 
 @dataclass(slots=True)
 class Member:
-    """One job of a launch and its process."""
+    """One process of a launch and its jobs."""
 
-    index: int
-    job: JobConfig
+    number: int
+    jobs: Mapping[int, JobConfig]
+    """By their indices; seldom more than one."""
     result: int | None = None
     """Descriptor of its result file while the process lives."""
     pid: int | None = None
-    outcome: JobReturn | None = None
+    outcomes: Sequence[JobReturn] = ()
+    """In the order of `jobs`, once they are known."""
+
+    def die(self, code: int | None, reason: str = "") -> None:
+        """Note that the process ended without results; see `died`."""
+        self.outcomes = [died(job, self.pid, code, reason) for job in self.jobs.values()]
 
     def close(self) -> None:
         """Let go of the result file."""
@@ -48,6 +54,7 @@ class Crew:
 
     Args:
         jobs: what is to be run.
+        hands: the jobs of each process, by their indices.
         payload: descriptor of what all share, see `write_payload`.
         preload: modules that the fork server imports.
         import_timeout: longest wait for them, seconds.
@@ -59,14 +66,16 @@ class Crew:
     def __init__(
         self,
         jobs: Sequence[JobConfig],
+        hands: Sequence[tuple[int, ...]],
         payload: int,
+        *,
         preload: Sequence[str],
         import_timeout: float,
         observer: Observer | None,
-        *,
         held: bool = False,
     ) -> None:
-        self._members = [Member(index, job) for index, job in enumerate(jobs)]
+        self._members = [Member(number, {index: jobs[index] for index in hand}) for number, hand in enumerate(hands)]
+        self._count = len(jobs)
         self._waiting = list(self._members[::-1])
         self._running: dict[int, Member] = {}
         self._unconfirmed = 0
@@ -116,7 +125,12 @@ class Crew:
                 member.close()
             if server is not None:
                 self._release(server)
-        return [member.outcome or died(member.job, member.pid, None) for member in self._members]
+        outcomes: dict[int, JobReturn] = {}
+        for member in self._members:
+            if not member.outcomes:
+                member.die(None)
+            outcomes |= zip(member.jobs, member.outcomes, strict=True)
+        return [outcomes[index] for index in range(self._count)]
 
     def _release(self, server: ForkServer) -> None:
         if self._running or not server.ready:
@@ -148,7 +162,7 @@ class Crew:
             self._unconfirmed += 1
             # A server that is gone is learnt of by the end of the stream.
             with suppress(OSError):
-                Notice(Kind.FORK, ticket, member.index).send(server.control, (self._payload, member.result, 1, 2))
+                Notice(Kind.FORK, ticket, member.number).send(server.control, (self._payload, member.result, 1, 2))
 
     def _grant(self, server: ForkServer) -> None:
         os.eventfd_read(self._wake)
@@ -159,20 +173,21 @@ class Crew:
             elif wish == "release":
                 self._held = False
             elif wish == "kill_one":
-                for ticket in [ticket for ticket, member in self._running.items() if member.index == index]:
+                for ticket in [ticket for ticket, member in self._running.items() if index in member.jobs]:
                     with suppress(OSError):
                         Notice(Kind.KILL, ticket).send(server.control)
             elif wish == "restart" and not self._doomed and self._held:
                 # A new member: the end of a process that lingers must not be taken for the end of the new one.
-                member = self._members[index] = Member(index, self._members[index].job)
-                self._waiting.append(member)
+                number = next(member.number for member in self._members if index in member.jobs)
+                self._members[number] = Member(number, self._members[number].jobs)
+                self._waiting.append(self._members[number])
 
     def _doom(self, server: ForkServer) -> None:
         if self._doomed:
             return
         self._doomed, self._held = True, False
         for member in self._waiting:
-            member.outcome = died(member.job, None, None, "the launcher was told to kill all workers")
+            member.die(None, "the launcher was told to kill all workers")
         self._waiting.clear()
         if self._running:
             self._deadline = time.monotonic() + _KILL_TIMEOUT
@@ -194,19 +209,31 @@ class Crew:
             self._unconfirmed -= 1
             member = self._running[notice.ticket]
             member.pid = notice.first
-            self._observe(member, "started")
+            # Who shares a process is told by itself when it begins: it may have ended long before the process does.
+            if len(member.jobs) == 1:
+                self._observe(member, "started")
         elif notice.kind is Kind.REFUSED:
             self._unconfirmed -= 1
             member = self._running.pop(notice.ticket)
-            member.outcome = died(member.job, None, None, f"it could not be forked: {notice.text}")
+            member.die(None, f"it could not be forked: {notice.text}")
         elif notice.kind is Kind.ENDED:
             self._end(self._running.pop(notice.ticket), notice.second)
 
     def _end(self, member: Member, code: int) -> None:
-        outcome = read_result(member.result) if member.result is not None else None
-        member.outcome = outcome or died(member.job, member.pid, code, "by the launcher" if self._doomed else "")
+        self._take_results(member, code, "by the launcher" if self._doomed else "")
         member.close()
-        self._observe(member, describe_exit(code))
+        if len(member.jobs) == 1:
+            self._observe(member, describe_exit(code))
+        else:
+            self._observe_jobs(member, code)
+
+    def _take_results(self, member: Member, code: int, reason: str) -> None:
+        outcomes = None if member.result is None else read_results(member.result)
+        if outcomes is None:
+            member.die(code, reason)
+        else:
+            # One for all: the process could not even begin with its jobs.
+            member.outcomes = outcomes * len(member.jobs) if len(outcomes) == 1 else outcomes
 
     def _lose(self, server: ForkServer) -> None:
         """End all jobs of a server that is gone: the kernel kills its workers, and nobody can tell how each ended."""
@@ -214,12 +241,10 @@ class Crew:
         if not server.ready:
             raise LaunchError(f"the fork server ended before its imports were done: {how}")
         for member in self._running.values():
-            outcome = read_result(member.result) if member.result is not None else None
-            member.outcome = outcome or died(member.job, member.pid, -9, f"because the fork server ended: {how}")
-            if member.pid is not None:
-                self._observe(member, describe_exit(-9))
+            self._take_results(member, -9, f"because the fork server ended: {how}")
+            self._observe(member, describe_exit(-9))
         for member in self._waiting:
-            member.outcome = died(member.job, None, None, f"the fork server ended: {how}")
+            member.die(None, f"the fork server ended: {how}")
         self._waiting.clear()
         self._running.clear()
         self._held = False
@@ -232,5 +257,17 @@ class Crew:
             raise LaunchError(f"the fork server has not imported {modules} within import_timeout = {self._import_timeout:g} s")
 
     def _observe(self, member: Member, what: str) -> None:
+        for index in member.jobs:
+            self._tell(index, member, what)
+
+    def _observe_jobs(self, member: Member, code: int) -> None:
+        """How each job of a shared process ended, as if it had had one of its own."""
+        for index, outcome in zip(member.jobs, member.outcomes, strict=True):
+            lost = isinstance(outcome._return_value, WorkerDied) and outcome._return_value.exit_code == code  # noqa: SLF001 - the property raises
+            self._tell(
+                index, member, describe_exit(code) if lost else describe_exit(int(outcome.status is not JobStatus.COMPLETED))
+            )
+
+    def _tell(self, index: int, member: Member, what: str) -> None:
         if self._observer is not None and member.pid is not None:
-            self._observer(member.index, member.pid, what)
+            self._observer(index, member.pid, what)

@@ -2,37 +2,23 @@
 
 import os
 import threading
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 
-from flame_run.launch.baton import RANDOM, Baton
 from flame_run.launch.compose import JobConfig, compose_jobs
 from flame_run.launch.crew import Observer
 from flame_run.launch.errors import LaunchError, WorkerDied
+from flame_run.launch.threads import failed, make_baton, run_in_thread, start_threads
 
 if TYPE_CHECKING:
     from transports.inproc import Hub
-
-
-class CurrentHydraConfig:
-    """What `HydraConfig.get()` answers: each worker's own."""
-
-    def save(self) -> Any:
-        """Return the configuration now."""
-        return HydraConfig.instance().cfg
-
-    def restore(self, state: Any) -> None:
-        """Set the configuration."""
-        HydraConfig.instance().cfg = state
 
 
 class DebugLauncher(Launcher):
@@ -48,7 +34,7 @@ class DebugLauncher(Launcher):
 
     def __init__(self, observer: Observer | None = None) -> None:
         self.observer = observer
-        self.gate = Baton((*RANDOM, CurrentHydraConfig()))
+        self.gate = make_baton()
         self._hub: Hub | None = None
         self._killed = threading.Event()
         self._changed = threading.Condition()
@@ -84,16 +70,8 @@ class DebugLauncher(Launcher):
         Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         jobs = compose_jobs(context, config, job_overrides, initial_job_idx)
         outcomes: list[JobReturn | None] = [None] * len(jobs)
-        for index, job in enumerate(jobs):
-            queued = threading.Event()
-            threading.Thread(
-                target=self._work,
-                args=(index, job, partial(_run, job, context, task), outcomes, queued),
-                name=job.label,
-                daemon=True,
-            ).start()
-            # The line forms in the order of the jobs, so that two runs take the same turns.
-            queued.wait()
+        ended = partial(self._ended, outcomes)
+        start_threads(jobs, partial(run_in_thread, context=context, task=task), self.gate, began=self._began, ended=ended)
         with self._changed:
             # A person at a breakpoint may take any time; `kill` is what ends this wait.
             self._changed.wait_for(lambda: self._killed.is_set() or all(outcomes))
@@ -110,20 +88,10 @@ class DebugLauncher(Launcher):
         """End what is left; the threads end with the process."""
         self.kill()
 
-    def _work(
-        self,
-        index: int,
-        job: JobConfig,
-        run: Callable[[], JobReturn],
-        outcomes: list[JobReturn | None],
-        queued: threading.Event,
-    ) -> None:
-        try:
-            with self.gate.held(on_line=queued.set):
-                self._observe(index, "started")
-                outcome = run()
-        except BaseException as error:  # noqa: BLE001 - whatever ends a worker's thread is its result
-            outcome = _failed(job, error)
+    def _began(self, index: int) -> None:
+        self._observe(index, "started")
+
+    def _ended(self, outcomes: list[JobReturn | None], index: int, outcome: JobReturn) -> None:
         self._observe(index, f"exit {int(outcome.status is not JobStatus.COMPLETED)}")
         with self._changed:
             outcomes[index] = outcome
@@ -134,28 +102,5 @@ class DebugLauncher(Launcher):
             self.observer(index, os.getpid(), what)
 
 
-def _run(job: JobConfig, context: HydraContext, task: TaskFunction) -> JobReturn:
-    config = job.build()
-    with read_write(config), open_dict(config):
-        # The working folder belongs to all threads.
-        config.hydra.job.chdir = False
-    return run_job(
-        task_function=task,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-        hydra_context=context,
-        configure_logging=False,
-    )
-
-
-def _failed(job: JobConfig, error: BaseException) -> JobReturn:
-    if isinstance(error, SystemExit):
-        error = WorkerDied(f"{job.label}: ended by sys.exit({error.code!r})")
-    elif not isinstance(error, Exception):
-        error = WorkerDied(f"{job.label}: {''.join(traceback.format_exception(error)).rstrip()}")
-    return JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED, _return_value=error)
-
-
 def _cut_off(job: JobConfig) -> JobReturn:
-    return _failed(job, WorkerDied(f"{job.label}: the launcher was told to kill all workers"))
+    return failed(job, WorkerDied(f"{job.label}: the launcher was told to kill all workers"))

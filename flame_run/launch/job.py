@@ -1,4 +1,4 @@
-"""One job in a worker process: what it is given, how it runs, what it hands back.
+"""The jobs of a worker process, mostly one: what it is given, how they run, what it hands back.
 
 Payload and result lie in anonymous memory files (`memfd_create`) whose descriptors travel over the private socket of the fork
 server. Writing them never waits for the other side, whatever state that is in.
@@ -12,7 +12,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import cloudpickle
@@ -27,6 +29,7 @@ from flame_run.launch.compose import JobConfig
 from flame_run.launch.errors import ResultLost, WorkerDied
 from flame_run.launch.linux import describe_exit
 from flame_run.launch.plain import is_plain, run_plainly
+from flame_run.launch.threads import make_baton, run_all, run_in_thread
 
 _LENGTH = struct.Struct("<q")
 
@@ -39,17 +42,26 @@ class Work:
     """None: the jobs are plain, see `run_plainly`."""
     task: TaskFunction
     jobs: tuple[JobConfig, ...]
+    hands: tuple[tuple[int, ...], ...]
+    """The jobs of each process, by their indices."""
     singletons: Any
     """`Singleton.get_state()` of the runner."""
 
     @classmethod
-    def of(cls, context: HydraContext, task: TaskFunction, config: DictConfig, jobs: Sequence[JobConfig]) -> Self:
+    def of(
+        cls,
+        context: HydraContext,
+        task: TaskFunction,
+        config: DictConfig,
+        jobs: Sequence[JobConfig],
+        hands: Sequence[tuple[int, ...]],
+    ) -> Self:
         """Make the work of a launch with this configuration, with the state that Hydra has in this process."""
         singletons = Singleton.get_state()
         # Every job has its own.
         instances = {kind: instance for kind, instance in singletons["instances"].items() if kind is not HydraConfig}
         kept = None if is_plain(context, config) else context
-        return cls(context=kept, task=task, jobs=tuple(jobs), singletons={**singletons, "instances": instances})
+        return cls(context=kept, task=task, jobs=tuple(jobs), hands=tuple(hands), singletons={**singletons, "instances": instances})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +89,13 @@ def write_payload(work: Work) -> int:
     return descriptor
 
 
-def read_result(descriptor: int) -> JobReturn | None:
-    """Read what a worker wrote into its result file; None if it ended before it could."""
+def read_results(descriptor: int) -> list[JobReturn] | None:
+    """Read what a process wrote into its result file, one result a job; None if it ended before it could."""
     data = _read(descriptor)
-    if data is None:
-        return None
-    summary, pickled = pickle.loads(data)  # noqa: S301 - written by our own child process
+    return None if data is None else [_unpack(*packed) for packed in pickle.loads(data)]  # noqa: S301 - written by our own child
+
+
+def _unpack(summary: str, pickled: bytes) -> JobReturn:
     try:
         result: JobReturn = pickle.loads(pickled)  # noqa: S301
     except Exception as error:  # noqa: BLE001 - a user's class may raise anything; the worker's own text is kept
@@ -96,8 +109,8 @@ def scan_plugins() -> None:
     Plugins.instance()
 
 
-def run_job_of_payload(payload: int, result: int, number: int) -> int:
-    """Run job `number` of the payload in this process and write its result; returns the exit status of the process."""
+def run_jobs_of_payload(payload: int, result: int, number: int) -> int:
+    """Run hand `number` of the payload in this process and write its results; returns the exit status of the process."""
     data = _read(payload)
     if data is None:
         raise WorkerDied("the payload of the worker is incomplete")
@@ -105,17 +118,22 @@ def run_job_of_payload(payload: int, result: int, number: int) -> int:
     _adopt(surroundings)
     try:
         work: Work = cloudpickle.loads(surroundings.work)
-        outcome = _run(work, work.jobs[number])
+        outcomes = _run(work, [work.jobs[index] for index in work.hands[number]])
     except BaseException as error:  # noqa: BLE001 - whatever ends the job is its result
-        outcome = _failed(error)
-    _write(result, _pack(outcome))
-    failed = outcome.status is not JobStatus.COMPLETED
-    code = int(failed)
-    if isinstance(outcome._return_value, WorkerDied):  # noqa: SLF001 - the property raises for failed jobs
-        code = getattr(outcome._return_value, "exit_code", code)  # noqa: SLF001
+        outcomes = [_failed(error)]
+    _write(result, pickle.dumps([_pack(outcome) for outcome in outcomes]))
+    code = max(_exit_status(outcome) for outcome in outcomes)
     # The end of an ordinary Python process without tearing down its modules, which would copy all shared pages.
     threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001 - as multiprocessing ends its children
     atexit._run_exitfuncs()  # noqa: SLF001
+    return code
+
+
+def _exit_status(outcome: JobReturn) -> int:
+    code = int(outcome.status is not JobStatus.COMPLETED)
+    if isinstance(outcome._return_value, WorkerDied):  # noqa: SLF001 - the property raises for failed jobs
+        own = outcome._return_value.exit_code  # noqa: SLF001
+        return code if own is None else own
     return code
 
 
@@ -128,21 +146,35 @@ def _adopt(surroundings: Surroundings) -> None:
     sys.argv[:] = surroundings.arguments
 
 
-def _run(work: Work, job: JobConfig) -> JobReturn:
+def _run(work: Work, jobs: Sequence[JobConfig]) -> list[JobReturn]:
     setup_globals()
     # Finding none, Hydra would scan for plugins again, which executes their modules anew and makes their classes strangers.
     work.singletons["instances"][Plugins] = Plugins.instance()
     Singleton.set_state(work.singletons)
+    if len(jobs) == 1:
+        return [_run_alone(work, _noted(work.task), jobs[0])]
+    gate = make_baton()
+    together = getattr(work.task, "together", None)
+    with nullcontext(work.task) if together is None else together(gate) as task:
+        return run_all(jobs, partial(_run_beside, work, _noted(task)), gate)
 
-    def task(task_config: DictConfig) -> Any:
+
+def _noted(task: TaskFunction) -> TaskFunction:
+    """`task`, whose errors say where they were raised."""
+
+    def noted(config: DictConfig) -> Any:
         try:
-            return work.task(task_config)
+            return task(config)
         except SystemExit as stop:
             raise exited(stop) from stop
         except Exception as error:
             error.add_note(f"Raised in worker process {os.getpid()}:\n{traceback.format_exc()}")
             raise
 
+    return noted
+
+
+def _run_alone(work: Work, task: TaskFunction, job: JobConfig) -> JobReturn:
     if work.context is None:
         return run_plainly(task, job)
     config = job.build()
@@ -154,6 +186,10 @@ def _run(work: Work, job: JobConfig) -> JobReturn:
         job_subdir_key="hydra.sweep.subdir",
         hydra_context=work.context,
     )
+
+
+def _run_beside(work: Work, task: TaskFunction, job: JobConfig) -> JobReturn:
+    return run_plainly(task, job) if work.context is None else run_in_thread(job, work.context, task)
 
 
 def exited(stop: SystemExit) -> WorkerDied:
@@ -202,13 +238,13 @@ def _summary(value: Any) -> str:
     return f"a result of type {type(value).__qualname__}"
 
 
-def _pack(outcome: JobReturn) -> bytes:
-    """Pickle a result together with a text that stands in for it where it cannot be read back."""
+def _pack(outcome: JobReturn) -> tuple[str, bytes]:
+    """Pickle a result, with a text that stands in for it where it cannot be read back."""
     value = outcome._return_value  # noqa: SLF001 - the property raises for failed jobs
     lost = portable(value)
     if lost is not None:
         outcome = replace(outcome, status=JobStatus.FAILED, _return_value=lost)
-    return pickle.dumps((_summary(value), _dumps(outcome)))
+    return _summary(value), _dumps(outcome)
 
 
 def _dumps(value: Any) -> bytes:

@@ -1,97 +1,10 @@
-"""`launcher=local`: one process per worker on this machine, forked from a server that has done the imports.
+"""`launcher=local`: one process per worker on this machine, forked from a server that has done the imports."""
 
-This module imports no torch; the fork server does.
-"""
-
-import os
-import threading
-from collections.abc import Sequence
-from pathlib import Path
-
-from hydra.core.utils import JobReturn, setup_globals
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
-
-from flame_run.launch.compose import compose_jobs
-from flame_run.launch.config import PRELOAD
-from flame_run.launch.crew import Crew, Observer
-from flame_run.launch.errors import LaunchError
-from flame_run.launch.forkserver import SERVERS
-from flame_run.launch.job import Work, write_payload
+from flame_run.launch.forking import ForkingLauncher
 
 
-def warm(preload: Sequence[str] = PRELOAD) -> None:
-    """Start a fork server with these imports, unless an idle one is there; returns at once."""
-    SERVERS.put(SERVERS.take(preload))
-
-
-class LocalLauncher(Launcher):
-    """Runs every job in a process of its own, all at the same time.
-
-    Args:
-        preload: modules that the fork server imports before it forks.
-        import_timeout: longest wait for them, seconds.
-        observer: told of every start and end of a process, from the thread that runs `launch`.
-
-    """
-
-    def __init__(self, preload: Sequence[str] = PRELOAD, import_timeout: float = 300.0, observer: Observer | None = None) -> None:
-        self.preload = tuple(preload)
-        self.import_timeout = import_timeout
-        self.observer = observer
-        self._lock = threading.Lock()
-        self._killed = False
-        self._held = False
-        self._crew: Crew | None = None
-        self._setup: tuple[HydraContext, TaskFunction, DictConfig] | None = None
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what `launch` needs; see Hydra's `Launcher`."""
-        self._setup = (hydra_context, task_function, config)
-
-    def warm(self) -> None:
-        """Start the fork server; returns at once."""
-        warm(self.preload)
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs and wait until all processes have ended.
-
-        Returns:
-            One `JobReturn` a job, in order. A process that ends without a result gives a failed one with `WorkerDied`.
-
-        Raises:
-            LaunchError: the fork server could not be started, its imports failed or took longer than `import_timeout`.
-            hydra.errors.ConfigCompositionException: an override that does not fit.
-
-        """
-        if self._setup is None:
-            raise LaunchError("setup() of the launcher was not called")
-        context, task, config = self._setup
-        setup_globals()
-        Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        jobs = compose_jobs(context, config, job_overrides, initial_job_idx)
-        payload = write_payload(Work.of(context, task, config, jobs))
-        try:
-            with self._lock:
-                crew = Crew(jobs, payload, self.preload, self.import_timeout, self.observer, held=self._held)
-                self._crew = crew
-                if self._killed:
-                    crew.kill()
-            return crew.run()
-        finally:
-            with self._lock:
-                if self._crew is not None:
-                    self._crew.close()
-                self._crew = None
-            os.close(payload)
-
-    def kill(self) -> None:
-        """Kill every worker with SIGKILL and let `launch` return; a `launch` after it starts nothing. Safe from any thread."""
-        with self._lock:
-            self._killed = True
-            if self._crew is not None:
-                self._crew.kill()
+class LocalLauncher(ForkingLauncher):
+    """Runs every job in a process of its own; single ones can be killed and started again."""
 
     def hold(self) -> None:
         """Let the next `launch` last until `release` or `kill`, so that `restart` finds it."""
@@ -118,8 +31,3 @@ class LocalLauncher(Launcher):
         with self._lock:
             if self._crew is not None:
                 self._crew.kill_one(index)
-
-    def shutdown(self) -> None:
-        """Kill the workers and end the idle fork servers of this process: no process is left."""
-        self.kill()
-        SERVERS.stop()

@@ -17,7 +17,7 @@ class Kind(IntEnum):
     """What a message says."""
 
     FORK = 1
-    """Runner: fork a worker for `ticket`, job `first` of the payload; comes with four file descriptors."""
+    """Runner: fork a worker for `ticket`, hand `first` of the payload; comes with four file descriptors."""
     KILL = 2
     """Runner: kill the worker of `ticket`, or every worker where that is 0."""
     READY = 3

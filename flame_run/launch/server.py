@@ -137,7 +137,7 @@ class Server:
         Notice(Kind.STARTED, notice.ticket, child).send(self.control)
 
     def _become_worker(self, server: int, number: int, descriptors: Sequence[int]) -> NoReturn:
-        """Turn this freshly forked process into the worker of job `number`."""
+        """Turn this freshly forked process into the one of hand `number`."""
         code = 1
         try:
             _start_afresh(server)
@@ -150,9 +150,9 @@ class Server:
                 os.close(source)
             os.set_inheritable(payload, False)
             os.set_inheritable(result, False)
-            from flame_run.launch.job import run_job_of_payload  # noqa: PLC0415 - main() imports it, after `preload`
+            from flame_run.launch.job import run_jobs_of_payload  # noqa: PLC0415 - main() imports it, after `preload`
 
-            code = run_job_of_payload(payload, result, number)
+            code = run_jobs_of_payload(payload, result, number)
         except BaseException:  # noqa: BLE001 - the process ends here; nothing of the server may run in it any more
             traceback.print_exc()
         finally:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from flame_run.config.app import call_with_config
 from flame_run.errors import InvalidConfig, Problem
 from flame_run.launch.external import started_here
-from flame_run.launch.local import warm
+from flame_run.launch.forking import warm
 from flame_run.launch.workers import quote
 from flame_run.run.changes import Change, changed, changes, noteworthy, refused
 from flame_run.run.checks import plan_of

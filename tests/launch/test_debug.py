@@ -80,20 +80,19 @@ def test_an_exception_or_exit_fails_its_worker_only(launch: Launch) -> None:
 
 def test_kill_ends_waiting_workers_and_the_launch(launch: Launch) -> None:
     launcher = DebugLauncher()
-    waits = threading.Event()
+    waits, killed = threading.Event(), threading.Event()
 
     def work(config: DictConfig) -> None:
         with launcher.gate.released():
             waits.set()
-            launcher.gate._changed.acquire()
-            launcher.gate._changed.wait_for(lambda: launcher.gate._broken, 60)
-            launcher.gate._changed.release()
+            assert killed.wait(60)
 
     results: list[JobReturn] = []
     thread = threading.Thread(target=lambda: results.extend(launch(launcher, work, 2)))
     thread.start()
     assert waits.wait(30)
     launcher.kill()
+    killed.set()
     thread.join(30)
     assert not thread.is_alive()
     assert all(isinstance(each._return_value, WorkerDied) for each in results)

@@ -14,8 +14,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from flame_run.launch.errors import LaunchError, ResultLost, WorkerDied
+from flame_run.launch.forking import warm
 from flame_run.launch.forkserver import SERVERS
-from flame_run.launch.local import LocalLauncher, warm
+from flame_run.launch.local import LocalLauncher
 
 Launch = Callable[..., Sequence[JobReturn]]
 Gone = Callable[[Sequence[psutil.Process]], None]

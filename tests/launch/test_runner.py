@@ -135,7 +135,7 @@ def test_a_runner_killed_while_the_fork_server_imports_leaves_no_process(tmp_pat
         's.sendall(f\'["run", "server", {os.getpid()}]\'.encode())\n'
         "s.recv(1)\n"
     )
-    program = "import threading; from flame_run.launch.local import warm; warm(['blocks_at_import']); threading.Event().wait()"
+    program = "import threading; from flame_run.launch.forking import warm; warm(['blocks_at_import']); threading.Event().wait()"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
         server = psutil.Process(meeting.until(1)[0])
@@ -145,7 +145,7 @@ def test_a_runner_killed_while_the_fork_server_imports_leaves_no_process(tmp_pat
 
 
 def test_a_runner_that_ends_with_a_warm_fork_server_leaves_no_process_and_no_warning(tmp_path: Path, assert_gone: Gone) -> None:
-    program = "from flame_run.launch.local import SERVERS, warm; warm([]); s = SERVERS.take([]); print(s.pid); SERVERS.put(s)"
+    program = "from flame_run.launch.forking import SERVERS, warm; warm([]); s = SERVERS.take([]); print(s.pid); SERVERS.put(s)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-X", "dev", "-c", program],
