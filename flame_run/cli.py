@@ -67,7 +67,7 @@ def _start_imports(arguments: Sequence[str]) -> None:
     It ends with this process, also when nothing comes of the job.
     """
     shows_only = any(word.startswith("-") and word not in ("-m", "--multirun") for word in arguments)
-    other = any(word.startswith("launcher=") and word != "launcher=local" for word in arguments)
+    other = any(word.startswith("launcher=") and word not in ("launcher=local", "launcher=cohort") for word in arguments)
     if not (shows_only or other):
         from flame_run.launch.forking import warm  # noqa: PLC0415
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from roles.fitters import Fitters
 from roles.part import Part
 from roles.privacy.privacy import Open, Privacy
 from roles.samplers import sampler
@@ -88,6 +89,8 @@ class Context:
     """The data that a root evaluates on."""
     build_trainer_options: Callable[[], Mapping[str, Any]] = dict
     """Keyword arguments of Lightning's `Trainer`, callbacks already built."""
+    fitters: Fitters = field(default_factory=Fitters)
+    """Where workers of one process get the Lightning trainers that they can share."""
     overlap: bool = True
     """Whether a root may evaluate in a thread beside the next round; not where all workers share one process."""
     aborted: threading.Event = field(default_factory=threading.Event)

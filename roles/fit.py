@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Mapping, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,7 +17,9 @@ from roles import seeds
 from roles import state as states
 from roles.context import Context
 from roles.errors import BadModel
+from roles.fitters import Fitter, lendable
 from roles.keep import Stateful
+from roles.lean import lean
 from roles.part import Local, Update
 from roles.settings import Share
 from transports.errors import Aborted
@@ -116,8 +119,12 @@ class LocalTraining:
         if settings.optimizer == "keep":
             callbacks.append(_KeepOptimizer())
         self._callbacks = callbacks
-        self._trainer = Lightning(**options, callbacks=[*callbacks, _Link(context)])
-        self._fresh = copy.deepcopy(self._trainer.fit_loop.state_dict())
+        self._attached = [*callbacks, _Link(context)]
+        self._options = options
+        # Callbacks of the user may depend on their own trainer.
+        self._own = None if lendable(options) and not own else Fitter.of(options, self._attached)
+        with self._fitter():
+            pass  # options that Lightning does not take are found now
         seeds.apply(seeds.derive(settings.seed, context.name, 0))
         self.samples = _samples(data)
         simulated = settings.simulated
@@ -154,12 +161,13 @@ class LocalTraining:
         """
         began = time.monotonic()
         seeds.apply(seeds.derive(self.context.settings.seed, self.context.name, round, *([turn] if turn else [])))
-        loop = self._trainer.fit_loop
-        loop.load_state_dict(copy.deepcopy(self._fresh))
-        loop.restarting = False
-        self._trainer.fit(self.module, datamodule=self._data(round))
-        values = {name: float(value) for name, value in self._trainer.callback_metrics.items()}
+        with self._fitter() as fitter:
+            values = fitter.fit(self.module, self._data(round))
         return {**values, "fit_seconds": time.monotonic() - began}
+
+    def _fitter(self) -> AbstractContextManager[Fitter]:
+        lent = self.context.fitters.lent
+        return lent(self._options, self._attached) if self._own is None else nullcontext(self._own)
 
     def _data(self, round: int) -> LightningDataModule:
         local = self.local
@@ -193,7 +201,7 @@ class Evaluation:
         options = {
             name: value for name, value in context.build_trainer_options().items() if name not in ("callbacks", "max_epochs")
         }
-        self._trainer = Lightning(**{**QUIET, **options})
+        self._trainer = Lightning(**lean({**QUIET, **options}))
 
     def test(self, round: int) -> dict[str, float]:
         """Metrics of the module as it is now: what its `test_step` logs, averaged as Lightning does.

@@ -37,7 +37,7 @@ class Mailbox:
 
     def __init__(self, gate: Gate | None = None) -> None:
         self._condition = threading.Condition()
-        self._gate: Gate = gate or OpenGate()
+        self.gate: Gate = gate or OpenGate()
         self._aborted: str | None = None
         self._stamps = 0
 
@@ -89,7 +89,7 @@ class Mailbox:
         if found is not None:
             return found
         # The gate is taken back only after the lock was let go: others hold the gate while they want the lock.
-        with self._gate.released():
+        with self.gate.released():
             return self._wait(ready, timeout, awaited)
 
     def _look(self, ready: Callable[[], T | None]) -> T | None:

@@ -4,7 +4,6 @@ It uses gRPC's threads, not its asyncio: asyncio loops of one process share a qu
 ends while others run makes them lose some. A worker has few sessions and may run a loop of its own for its data.
 """
 
-import json
 import logging
 import os
 import secrets
@@ -12,17 +11,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from typing import Any, Protocol, cast
 
 import grpc
 
-from flame_run.control import control_pb2 as pb
 from flame_run.control import wire
-from flame_run.control.errors import ConnectionLost, ControlError, ControlTimeout, SessionAborted, SessionRefused
+from flame_run.control.errors import ConnectionLost, ControlError, ControlTimeout, SessionRefused
 from flame_run.control.limits import ControlLimits
 from flame_run.control.outbox import Outbox
-from flame_run.control.session import Session
+from flame_run.control.wired_session import WiredSession
 from flame_run.security.names import CONTROLLER
 from transports.errors import AddressError, ProtocolError
 from transports.grpc_channel.security import Clear, Security
@@ -32,8 +29,6 @@ REDIAL = 0.1
 """Seconds before the first attempt to dial again; doubles up to `REDIAL_MOST`."""
 REDIAL_MOST = 2.0
 _LONGEST_CONNECT = 10.0
-LEAST_HEARTBEAT = 0.01
-"""Seconds; more often no controller can ask for signs of life."""
 
 
 class Stream(Protocol):
@@ -52,7 +47,7 @@ class Stream(Protocol):
         """End it."""
 
 
-class GrpcSession(Session):
+class GrpcSession(WiredSession):
     """Speaks to a `ControlServer`.
 
     A connection that breaks, or over which nothing comes for the heartbeat of the job, is dialled again for as long as
@@ -75,11 +70,10 @@ class GrpcSession(Session):
         limits: ControlLimits | None = None,
         security: Security | None = None,
     ) -> None:
-        super().__init__(worker)
+        super().__init__(worker, limits=limits)
         self.security: Security = security or Clear()
         self._address = address
         self._token = token
-        self._limits = limits or ControlLimits()
         self._outbox = Outbox()
         self._name = secrets.token_hex(16)
         self._attempt = 0
@@ -87,15 +81,10 @@ class GrpcSession(Session):
         """Seconds that a broken connection may take to come back."""
         self._broken_at: float | None = None
         self._heard_at = 0.0
-        self._part: Future[dict[str, Any]] = Future()
-        self._start: Future[dict[str, str]] = Future()
-        self._farewell: Future[None] = Future()
-        self._settle_lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stream: Stream | None = None
         self._reader: threading.Thread | None = None
         self._ending = threading.Event()
-        self._opened = self._closed = False
 
     def open(self, timeout: float) -> Mapping[str, Any]:
         """See `Session.open`."""
@@ -103,39 +92,10 @@ class GrpcSession(Session):
         self._reader = threading.Thread(target=self._follow, name=f"flame-run-session-{self.worker}", daemon=True)
         self._reader.start()
         try:
-            part = self._part.result(timeout)
+            return self._part.result(timeout)
         except TimeoutError:
             what = f"registering {self.worker} with the controller at {self._address}"
             raise ControlTimeout(f"{what} took longer than {timeout:g} s") from None
-        self._opened = True
-        return part
-
-    def ready(self, address: str | None) -> None:
-        """See `Session.ready`."""
-        self._send(wire.ready(address))
-
-    def wait_start(self, timeout: float) -> dict[str, str]:
-        """See `Session.wait_start`."""
-        try:
-            return self._start.result(timeout)
-        except TimeoutError:
-            raise ControlTimeout(f"{self.worker} waited {timeout:g} s for every worker to be ready") from None
-
-    def state(self, state: str, *, round_: int | None = None, error: str | None = None, secondary: bool = False) -> None:
-        """See `Session.state`."""
-        self._send(wire.state(state, round_, error, secondary))
-
-    def metrics(self, round_: int | None, values: Mapping[str, float]) -> None:
-        """See `Session.metrics`."""
-        self._send(wire.metrics(round_, values))
-
-    def progress(self, epoch: int, epochs: int) -> None:
-        """See `Session.progress`."""
-        self._send(wire.progress(epoch, epochs))
-
-    def result(self, result: Mapping[str, Any]) -> None:
-        """See `Session.result`."""
-        self._send(wire.result(result))
 
     def close(self, timeout: float = 10.0) -> None:
         """See `Session.close`."""
@@ -153,13 +113,8 @@ class GrpcSession(Session):
             self._closed = True
             self._end()
 
-    def _send(self, data: bytes) -> None:
-        if not self._opened or self._closed:
-            raise RuntimeError(f"the session of {self.worker} is not open")
-        if len(data) > self._limits.max_report_bytes:
-            reason = f"{self.worker} cannot report {len(data)} bytes at once (at most {self._limits.max_report_bytes})"
-            raise SessionRefused("oversized", reason)
-        self._outbox.put(data)
+    def _transmit(self, report: bytes, *, may_wait: bool) -> None:  # noqa: ARG002 - gRPC gathers what comes at once
+        self._outbox.put(report)
 
     # -- the connection
 
@@ -255,34 +210,15 @@ class GrpcSession(Session):
     def _take(self, data: bytes) -> None:
         self._heard_at = time.monotonic()
         order = wire.parse_order(data)
-        match order.WhichOneof("body"):
-            case "part":
-                self._take_part(order.part)
-            case "received":
-                self._broken_at = None
-                self._outbox.received(order.received.number)
-            case "start":
-                self._settle(self._start, self._note_addresses(dict(order.start.addresses)))
-            case "gone":
-                self._note_gone(order.gone.worker, order.gone.reason)
-            case "abort":
-                self._settle(self._start, SessionAborted(order.abort.reason))
-                self._abort(order.abort.reason)
-            case "farewell":
-                self._settle(self._farewell, None)
-            case body:
-                raise ValueError(f"unexpected {body}")
+        if order.WhichOneof("body") == "received":
+            self._broken_at = None
+            self._outbox.received(order.received.number)
+        else:
+            self._obey(order)
 
-    def _take_part(self, body: pb.Part) -> None:
-        try:
-            part = json.loads(body.json)
-        except RecursionError as error:
-            raise ValueError("a part that nests without end") from error
-        if not isinstance(part, dict) or not LEAST_HEARTBEAT <= body.heartbeat <= threading.TIMEOUT_MAX:
-            raise ValueError(f"a part that is none, or a heartbeat of {body.heartbeat} s")
-        self._patience = body.heartbeat
-        self._outbox.beat(body.heartbeat / 3)
-        self._settle(self._part, part)
+    def _take_heartbeat(self, seconds: float) -> None:
+        self._patience = seconds
+        self._outbox.beat(seconds / 3)
 
     def _failure(self, stream: Stream) -> ControlError:
         code, details = stream.code(), stream.details()
@@ -296,21 +232,7 @@ class GrpcSession(Session):
 
     def _lose(self, error: ControlError) -> None:
         self._outbox.end()
-        if self._farewell.done() or self._closed:
-            return
-        for future in (self._part, self._start, self._farewell):
-            self._settle(future, error)
-        if self._opened:
-            self._abort(str(error))
-
-    def _settle(self, future: "Future[Any]", value: object) -> None:
-        with self._settle_lock:
-            if future.done():
-                return
-            if isinstance(value, Exception):
-                future.set_exception(value)
-            else:
-                future.set_result(value)
+        super()._lose(error)
 
     def _join(self, timeout: float) -> None:
         # A close from within `on_abort` runs in the reader itself.

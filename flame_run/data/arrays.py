@@ -29,6 +29,7 @@ from torch import Tensor
 from flame_run import torchvision_guard
 from flame_run.data import idx
 from flame_run.data.errors import DataError
+from flame_run.data.shelf import SHELF
 
 Split = Literal["train", "test"]
 TEST_SHARE = 10
@@ -52,7 +53,7 @@ _LEGAL = "legal: a folder of IDX files, torchvision's CIFAR10 or CIFAR100, .npz,
 
 
 def load_arrays(path: Path, split: Split, data_format: str = "") -> tuple[Tensor, Tensor]:
-    """Read the samples and labels of one split.
+    """Read the samples and labels of one split. Do not write to them: other workers of the process may use them (see `Shelf`).
 
     Args:
         path: A file or folder of the table above, such as `locate` returns.
@@ -67,6 +68,13 @@ def load_arrays(path: Path, split: Split, data_format: str = "") -> tuple[Tensor
         DataError: The path is missing, of no known format, broken, or x and y do not fit together.
 
     """
+    shelf = SHELF.get()
+    if shelf is None:
+        return _read(path, split, data_format)
+    return shelf.get((path.absolute(), split, data_format), lambda: _read(path, split, data_format))
+
+
+def _read(path: Path, split: Split, data_format: str) -> tuple[Tensor, Tensor]:
     chosen = data_format or _guess(path)
     match chosen:
         case "idx":

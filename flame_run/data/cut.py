@@ -51,12 +51,16 @@ def cut_data_module(module: LightningDataModule, partition: Mapping[str, Any], s
     """
     original = module.train_dataloader
     known: list[tuple[Dataset[Any], list[int]]] = []
+    made: list[tuple[DataLoader[Any], DataLoader[Any]]] = []
 
     def train_dataloader() -> DataLoader[Any]:
         loader = _checked_loader(original())
+        if made and made[0][0] is loader:
+            return made[0][1]
         if not known or known[0][0] is not loader.dataset:
             known[:] = [(loader.dataset, _indices(loader.dataset, partition, seed))]
-        return _over_subset(loader, Subset(loader.dataset, known[0][1]))
+        made[:] = [(loader, _over_subset(loader, Subset(loader.dataset, known[0][1])))]
+        return made[0][1]
 
     module.train_dataloader = train_dataloader  # type: ignore[method-assign]
     return module

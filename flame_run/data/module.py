@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
 
 from flame_run import torchvision_guard
 from flame_run.data.arrays import Split, load_arrays
@@ -42,6 +42,7 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         self.targets = targets
         self.mean = mean
         self.std = std
+        self._normalises = bool((mean != 0).any() or (std != 1).any())
 
     def __len__(self) -> int:
         return len(self.x)
@@ -60,7 +61,7 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
             x = x.to(torch.float32, copy=True)
         else:
             return x
-        return x.sub_(self.mean).div_(self.std)
+        return x.sub_(self.mean).div_(self.std) if self._normalises else x
 
 
 def collate(batch: Any) -> Any:
@@ -114,6 +115,7 @@ class ArrayDataModule(LightningDataModule):
         self.std = std
         self.num_workers = num_workers
         self._datasets: dict[Split, ArrayDataset] = {}
+        self._loaders: dict[Split, DataLoader[tuple[Tensor, Tensor]]] = {}
 
     def setup(self, stage: str) -> None:
         """Read the arrays that a stage (`fit`, `validate`, `test` or `predict`) needs.
@@ -150,8 +152,16 @@ class ArrayDataModule(LightningDataModule):
         return self._datasets[split]
 
     def _loader(self, split: Split, batch_size: int, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
-        dataset = self.dataset(split)
-        return DataLoader(dataset, batch_size, shuffle=shuffle, num_workers=self.num_workers, collate_fn=collate)
+        dataset, loader = self.dataset(split), self._loaders.get(split)
+        asked = (batch_size, RandomSampler if shuffle else SequentialSampler, self.num_workers)
+        if loader is None or loader.dataset is not dataset or _made_with(loader) != asked:
+            loader = DataLoader(dataset, batch_size, shuffle=shuffle, num_workers=self.num_workers, collate_fn=collate)
+            self._loaders[split] = loader
+        return loader
+
+
+def _made_with(loader: DataLoader[Any]) -> tuple[int | None, type, int]:
+    return loader.batch_size, type(loader.sampler), loader.num_workers
 
 
 def _channels_first(x: Tensor) -> Tensor:

@@ -115,13 +115,14 @@ def _approve(part: Mapping[str, Any], site: SiteConf) -> None:
 
 def _work(part: Mapping[str, Any], session: Session, interrupted: Callable[[], bool]) -> None:
     from flame_run.run.worker import perform, quieten  # noqa: PLC0415 - imports torch
+    from flame_run.run.workplace import OwnProcess  # noqa: PLC0415
 
     quieten()
     cut = (part["worker"]["dataset"] or {}).get("partition")
     if cut:
         share = f"part {cut['index'] + 1} of {cut['of']} ({cut['strategy']})"
         _say(f"uses {share} of its data, as the job says; dataset.whole=true uses all")
-    perform(part, session, part["config"]["faults"]["join_timeout"], None, lambda error: _told(error, interrupted))
+    perform(part, session, part["config"]["faults"]["join_timeout"], OwnProcess(), lambda error: _told(error, interrupted))
 
 
 def _told(error: BaseException, interrupted: Callable[[], bool]) -> str:

@@ -20,9 +20,7 @@ from flame_run.run.workplace import Workplace
 from flame_run.topology.plan import AT_SITE
 from roles.context import Context, Peer
 from roles.role import Role
-from transports.base import Backend, ChannelSpec, Endpoint, Limits
-from transports.grpc_channel.endpoint import GrpcEndpoint
-from transports.inproc import InprocEndpoint
+from transports.base import Backend, ChannelSpec, Endpoint
 
 
 class Report:
@@ -55,42 +53,22 @@ class Report:
 class Assembly:
     """One worker put together. The endpoint listens when the constructor returns."""
 
-    def __init__(self, part: Mapping[str, Any], session: Session, workplace: Workplace | None) -> None:
+    def __init__(self, part: Mapping[str, Any], session: Session, workplace: Workplace) -> None:
         self.part = part
         self.session = session
         self.config = part["config"]
         self.aborted = threading.Event()
-        self._overlap = workplace is None
+        self._overlap = not workplace.shared
+        self._fitters = workplace.fitters
         import_from(self.config["python_path"])
         torch.set_num_threads(self.config["job"].get("threads") or 1)
-        self.endpoint: Endpoint = self._endpoint(workplace)
+        self.endpoint: Endpoint = workplace.endpoint(part, session)
 
     def role(self) -> Role:
         """The role of this worker."""
         path, _, name = self.part["code"].rpartition(".")
         role: type[Role] = getattr(importlib.import_module(path), name)
         return role(self._context())
-
-    def _endpoint(self, workplace: Workplace | None) -> Endpoint:
-        name = self.part["worker"]["name"]
-        if workplace is not None:
-            return InprocEndpoint(name, workplace.hub, gate=workplace.gate)
-        options = self.config["transport"]
-        endpoint = GrpcEndpoint(
-            name,
-            token=self.part["token"],
-            bind=f"{options['bind']}:0",
-            advertise=options["advertise"],
-            limits=Limits(max_message_bytes=options["max_message_bytes"], max_tensors=options["max_tensors"]),
-            chunk_bytes=options["chunk_bytes"],
-            join_timeout=self.config["faults"]["join_timeout"],
-            heartbeat=self.config["faults"]["heartbeat"],
-            checksum=options["checksum"],
-            security=self.session.security,
-        )
-        if any(set(channel["dials"]) != {end["name"] for end in channel["ends"]} for channel in self.part["channels"]):
-            endpoint.listen()
-        return endpoint
 
     def _context(self) -> Context:
         worker, channels = self.part["worker"], self.part["channels"]
@@ -123,6 +101,7 @@ class Assembly:
             build_data=self._build_data if model["data"] and worker["dataset"] else None,
             build_test_data=self._build_test_data if model["data"] and self.part["evaluation"] else None,
             build_trainer_options=lambda: instantiate(fill(model["trainer"], self._values(worker["dataset"]))),
+            fitters=self._fitters,
             overlap=self._overlap,
             aborted=self.aborted,
         )

@@ -44,7 +44,8 @@ def resume(arguments: Sequence[str]) -> int:
         raise InvalidConfig([Problem(VERB, sweeping[0], "one run goes on; leave it out and give each key one value")])
     folder, overrides = RunFolder(words[0]), words[1:]
     past = read_past(folder)
-    if str(OmegaConf.select(past.config, "launcher._target_")).endswith("LocalLauncher") and (overrides or not past.completed):
+    forks = str(OmegaConf.select(past.config, "launcher._target_")).endswith(("LocalLauncher", "CohortLauncher"))
+    if forks and (overrides or not past.completed):
         warm()
     folder.reclaim()
     try:

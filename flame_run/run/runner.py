@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,12 +20,14 @@ from flame_run.control.controller import Controller
 from flame_run.control.rendezvous import write_rendezvous
 from flame_run.join.bundle import read_token
 from flame_run.join.invite import Invitations, address_of_sites
+from flame_run.launch.cohort import CohortLauncher
 from flame_run.launch.external import started_here
 from flame_run.launch.sizing import WorkerLauncher, make_launcher
 from flame_run.launch.workers import launch_workers
 from flame_run.run import events as ev
 from flame_run.run.checks import is_debug
 from flame_run.run.display import Display, make_display
+from flame_run.run.entry import WorkInCohort, work_in_process
 from flame_run.run.folder import RunFolder
 from flame_run.run.hands import Hands
 from flame_run.run.parts import NODES, Parts
@@ -41,6 +43,11 @@ from flame_run.topology.plan import Plan
 from flame_run.track.handle import Tracker, start_tracker
 from flame_run.track.settings import make_settings
 from flame_run.track.state import in_same_store
+
+if TYPE_CHECKING:
+    from flame_run.control.pipe_server import PipeServer
+    from flame_run.control.server import ControlServer
+    from transports.grpc_channel.security import Security
 
 LAUNCH_END = 10.0
 """Seconds that the launcher has to return once all workers are gone."""
@@ -160,23 +167,33 @@ class Runner:
         """The task function of the workers, and what they need to find the controller."""
         gate, hub = getattr(self._launcher, "gate", None), getattr(self._launcher, "hub", None)
         if gate is not None and hub is not None:
-            from flame_run.run.worker import work  # noqa: PLC0415 - imports torch, here as in every worker
-            from flame_run.run.workplace import Workplace  # noqa: PLC0415
+            from flame_run.run.in_runner import InRunner  # noqa: PLC0415 - imports torch, here as in every worker
+            from flame_run.run.worker import work  # noqa: PLC0415
 
-            return partial(work, workplace=Workplace(controller=self._controller, hub=hub, gate=gate))
-        from flame_run.control.server import ControlServer  # noqa: PLC0415 - gRPC is of no use to threads
-        from flame_run.run.entry import work_in_process  # noqa: PLC0415
-
-        transport, heartbeat = self.cfg.transport, self.cfg.faults.heartbeat
+            return partial(work, workplace=InRunner(controller=self._controller, hub=hub, gate=gate))
         security = self._security.prepare(stack)
-        server = ControlServer(self._controller, host=transport.bind, port=transport.port, heartbeat=heartbeat, security=security)
+        server = self._server(security)
         address = server.start()
         stack.callback(server.stop)
         write_rendezvous(self.folder.rendezvous, address, self._controller.token, self._security.tls)
         for warning in self._security.warnings:
             self._display.message(f"warning: {warning}")
+        if isinstance(self._launcher, CohortLauncher):
+            self._launcher.alone = {at for at, name in enumerate(self._here) if self.plan.worker(name).dataset is None}
+            return WorkInCohort()
         self._invite(address)
         return work_in_process
+
+    def _server(self, security: "Security | None") -> "ControlServer | PipeServer":
+        """What workers of other processes connect with: over a network, or all of one process over one socket of this machine."""
+        transport, heartbeat = self.cfg.transport, self.cfg.faults.heartbeat
+        if isinstance(self._launcher, CohortLauncher):
+            from flame_run.control.pipe_server import PipeServer  # noqa: PLC0415 - each launcher loads its own kind
+
+            return PipeServer(self._controller, heartbeat=heartbeat)
+        from flame_run.control.server import ControlServer  # noqa: PLC0415
+
+        return ControlServer(self._controller, host=transport.bind, port=transport.port, heartbeat=heartbeat, security=security)
 
     def _invite(self, address: str) -> None:
         """Tell how the workers join that are not started here, and write what their sites need."""

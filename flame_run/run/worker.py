@@ -4,13 +4,11 @@ This is the task function that every launcher calls, in a process of its own or 
 """
 
 import logging
-import os
-import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +19,29 @@ from flame_run import torchvision_guard
 from flame_run.control.session import Session
 from flame_run.errors import FlameRunError
 from flame_run.run.refusals import METRIC as REFUSED
-from flame_run.run.workplace import Workplace
+from flame_run.run.workplace import OwnProcess, Workplace
 from transports.base import Endpoint
 
 log = logging.getLogger(__name__)
-GRACE = 2.0
-"""Seconds that a stopped worker has to unwind before its process is ended."""
 
 
 class WorkerFailed(FlameRunError):
     """A worker's role raised; the text says what."""
 
 
-def work(cfg: DictConfig, *, workplace: Workplace | None = None) -> None:
-    """Be the worker `cfg.worker.name` from start to end.
+def work(cfg: DictConfig, workplace: Workplace | None = None) -> None:
+    """Be the worker `cfg.worker.name` from start to end; `workplace`: where, unless in a process of its own.
 
     Raises:
         WorkerFailed: the role failed; the controller has been told.
     """
     torchvision_guard.install()
     quieten()
-    session = _session(cfg, workplace)
-    with _log_of_thread() if workplace is not None else nullcontext():
-        try:
-            part = session.open(cfg.faults.join_timeout)
-            perform(part, session, cfg.faults.join_timeout, workplace)
-        finally:
-            session.close()
+    workplace = workplace or OwnProcess()
+    output = Path(HydraConfig.get().runtime.output_dir)
+    with workplace.attended(str(cfg.worker.name), output), closing(workplace.session(cfg)) as session:
+        part = session.open(cfg.faults.join_timeout)
+        perform(part, session, cfg.faults.join_timeout, workplace)
 
 
 def quieten() -> None:
@@ -55,37 +49,6 @@ def quieten() -> None:
     for name in ("lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
-
-
-@contextmanager
-def _log_of_thread() -> Iterator[None]:
-    """Send what this thread logs to the worker's own log; what it prints stays on the console, for a debugger."""
-    path = Path(HydraConfig.get().runtime.output_dir) / "worker.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    mine = threading.get_ident()
-    handler.addFilter(lambda record: record.thread == mine)
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
-def _session(cfg: DictConfig, workplace: Workplace | None) -> Session:
-    name = str(cfg.worker.name)
-    if workplace is not None:
-        from flame_run.control.local_session import LocalSession  # noqa: PLC0415 - each launcher loads its own kind
-
-        return LocalSession(workplace.controller, name, gate=workplace.gate)
-    from flame_run.control.grpc_session import GrpcSession  # noqa: PLC0415
-    from flame_run.control.rendezvous import read_rendezvous  # noqa: PLC0415
-    from flame_run.security.job import security_of  # noqa: PLC0415
-
-    address, token, tls = read_rendezvous(Path(cfg.worker.rendezvous))
-    return GrpcSession(address, token, name, security=None if tls is None else security_of(tls, name))
 
 
 def in_words(error: BaseException) -> str:
@@ -97,7 +60,7 @@ def perform(
     part: Mapping[str, Any],
     session: Session,
     timeout: float,
-    workplace: Workplace | None,
+    workplace: Workplace,
     tell: Callable[[BaseException], str] = in_words,
 ) -> None:
     """Do a worker's part of the plan; `tell` says what the controller hears of an error, the log has all of it.
@@ -110,7 +73,7 @@ def perform(
         from flame_run.run.assemble import Assembly  # noqa: PLC0415 - imports Lightning; what fails there is reported
 
         assembly = Assembly(part, session, workplace)
-        session.on_abort = _Stopper(assembly.endpoint, assembly.aborted, in_process=workplace is None)
+        session.on_abort = _Stopper(assembly.endpoint, assembly.aborted, workplace)
         session.on_gone = _Hearing(assembly.endpoint).gone
         session.on_addresses = _Hearing(assembly.endpoint).addresses
         session.ready(assembly.endpoint.address)
@@ -130,7 +93,8 @@ def perform(
         raise WorkerFailed(text) from None
     finally:
         if assembly is not None:
-            assembly.endpoint.close()
+            with workplace.waiting():
+                assembly.endpoint.close()
             _tell_refused(session, assembly.endpoint)
     session.state("completed")
 
@@ -171,24 +135,14 @@ class _Hearing:
 
 
 class _Stopper:
-    """Ends this worker's waits when the controller says so, and its process if it does not unwind in time."""
+    """Ends this worker's waits when the controller says so, and its process, where it is its own, if it does not unwind in time."""
 
-    def __init__(self, endpoint: Endpoint, aborted: threading.Event, *, in_process: bool) -> None:
+    def __init__(self, endpoint: Endpoint, aborted: threading.Event, workplace: Workplace) -> None:
         self._endpoint = endpoint
         self._aborted = aborted
-        self._in_process = in_process
+        self._workplace = workplace
 
     def __call__(self, reason: str) -> None:
         self._aborted.set()
         self._endpoint.abort(reason)
-        if self._in_process:
-            last_resort = threading.Timer(GRACE, self._exit)
-            last_resort.daemon = True
-            last_resort.start()
-
-    @staticmethod
-    def _exit() -> None:
-        log.warning("ended by force: the worker did not stop within %g s", GRACE)
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(1)
+        self._workplace.stopping(self._endpoint.name)

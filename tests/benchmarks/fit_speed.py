@@ -1,4 +1,5 @@
-"""How long one local fit takes with Lightning as a trainer uses it, and a bare loop over the same batches beside it.
+"""How long one local fit takes with Lightning as a trainer uses it, and a bare loop over the same batches beside it; and
+how long a worker takes to make what it fits with.
 
 python -m tests.benchmarks.fit_speed --batches 3 --repeat 5
 """
@@ -74,7 +75,7 @@ def bare(network: nn.Module, data: TensorDataset) -> None:
 
 
 def main() -> None:
-    """Measure in one thread, in turn, and print JSON: seconds of each fit."""
+    """Measure in one thread, in turn, and print JSON: seconds of each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--batches", type=int, required=True)
     parser.add_argument("--repeat", type=int, default=5)
@@ -94,9 +95,10 @@ def main() -> None:
         strategy=FedAvg(),
         reporter=Nothing(),
     )
-    training, network = LocalTraining(context, MnistCNN(0.03), Data(images)), MnistCNN(0.03).network
+    module, data = MnistCNN(0.03), Data(images)
+    training, network = LocalTraining(context, module, data), MnistCNN(0.03).network
     plain = TensorDataset(torch.rand(images, 1, 28, 28), torch.randint(0, 10, (images,)))
-    found: dict[str, list[float]] = {"bare": [], "fit": []}
+    found: dict[str, list[float]] = {"bare": [], "fit": [], "made": []}
     for turn in range(given.repeat + 1):  # the first warms up
         began = time.perf_counter()
         for _ in range(FITS):
@@ -104,9 +106,13 @@ def main() -> None:
         middle = time.perf_counter()
         for each in range(FITS):
             training.fit(1 + turn * FITS + each)
+        fitted = time.perf_counter()
+        for _ in range(FITS):
+            LocalTraining(context, module, data)
         if turn:
-            found["bare"].append((middle - began) / FITS)
-            found["fit"].append((time.perf_counter() - middle) / FITS)
+            spans = {"bare": middle - began, "fit": fitted - middle, "made": time.perf_counter() - fitted}
+            for name, seconds in spans.items():
+                found[name].append(seconds / FITS)
     print(json.dumps(found))
 
 

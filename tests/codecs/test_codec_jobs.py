@@ -165,7 +165,7 @@ def backwards(queue: Queue) -> type[Drifting]:
 
     class Backwards(Drifting):
         def upload(self, channel: Channel, task: Task, update: Message) -> None:
-            with self.context.endpoint.mailbox._gate.released():  # type: ignore[attr-defined]
+            with self.context.endpoint.mailbox.gate.released():  # type: ignore[attr-defined]
                 queue.await_turn(task.round, self.context.name)
             told = _Telling(channel, lambda: queue.left(task.round, self.context.name))
             super().upload(told, task, update)

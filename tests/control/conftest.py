@@ -9,6 +9,8 @@ import pytest
 
 from flame_run.control.controller import Controller
 from flame_run.control.limits import ControlLimits
+from flame_run.control.pipe import Pipe
+from flame_run.control.pipe_server import PipeServer
 from flame_run.control.server import ControlServer
 from flame_run.topology.plan import Channel, Plan, Worker
 
@@ -85,6 +87,12 @@ def hall() -> Callable[..., Hall]:
     return Hall
 
 
+@pytest.fixture(scope="module")
+def make_hall() -> Callable[..., Hall]:
+    """As `hall`, for what lives longer than a test."""
+    return Hall
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., ControlServer]]:
     servers: list[ControlServer] = []
@@ -98,3 +106,32 @@ def serve() -> Iterator[Callable[..., ControlServer]]:
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., PipeServer]]:
+    """Starts servers for pipes."""
+    servers: list[PipeServer] = []
+
+    def start(hall: Hall, *, heartbeat: float = 30.0) -> PipeServer:
+        servers.append(PipeServer(hall.controller, heartbeat=heartbeat))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def pipe_to(listen: Callable[..., PipeServer]) -> Iterator[Callable[..., Pipe]]:
+    """Makes pipes to the controller of a hall; they are closed at the end."""
+    pipes: list[Pipe] = []
+
+    def make(hall: Hall, server: PipeServer | None = None) -> Pipe:
+        pipes.append(Pipe((server or listen(hall)).address, hall.controller.token, timeout=10))
+        return pipes[-1]
+
+    yield make
+    for pipe in pipes:
+        pipe.close()

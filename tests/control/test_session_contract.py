@@ -24,15 +24,19 @@ def pair_plan() -> Plan:
     return Plan(job_id="a" * 24, job_name="job", schema_name="s", code={}, workers=workers, channels=(channel,))
 
 
-@pytest.fixture(params=["local", "grpc"])
-def connect(request, serve):
+@pytest.fixture(params=["local", "grpc", "pipe"])
+def connect(request, serve, pipe_to):
     """Makes sessions to the controller of a hall; they are closed at the end, unless they were."""
     with ExitStack() as stack:
-        servers = {}
+        servers, pipes = {}, {}
 
         def make(hall, worker="trainer-0"):
             if request.param == "local":
                 session: Session = LocalSession(hall.controller, worker)
+            elif request.param == "pipe":
+                if hall not in pipes:
+                    pipes[hall] = pipe_to(hall)
+                session = pipes[hall].session(worker)
             else:
                 if hall not in servers:
                     servers[hall] = serve(hall)

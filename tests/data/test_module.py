@@ -113,6 +113,44 @@ def test_setup_reads_what_the_stage_needs_once(tmp_path: Path) -> None:
     assert len(module.dataset("test")) == 2
 
 
+def test_a_loader_is_made_once_and_shuffles_anew_from_the_global_generator() -> None:
+    module = ArrayDataModule(MNIST, batch_size=1000)
+    assert module.train_dataloader() is module.train_dataloader()
+    assert module.test_dataloader() is module.predict_dataloader()
+    torch.manual_seed(1)
+    first, second = ([y.tolist() for _, y in module.train_dataloader()] for _ in range(2))
+    torch.manual_seed(1)
+    again = [y.tolist() for _, y in ArrayDataModule(MNIST, batch_size=1000).train_dataloader()]
+    assert first == again != second
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 7), ("shuffle", False), ("num_workers", 1), ("_datasets", {})])
+def test_a_loader_follows_what_is_asked_of_the_module_later(name: str, value: Any) -> None:
+    module = ArrayDataModule(MNIST, batch_size=20)
+    before = module.train_dataloader()
+    setattr(module, name, value)
+    after = module.train_dataloader()
+    assert after is not before
+    assert after.dataset is module.dataset("train")
+    fresh = ArrayDataModule(MNIST, batch_size=20)
+    setattr(fresh, name, value)
+    expected = fresh.train_dataloader()
+    assert (after.batch_size, type(after.sampler), after.num_workers) == (
+        expected.batch_size,
+        type(expected.sampler),
+        expected.num_workers,
+    )
+
+
+@pytest.mark.parametrize("values", [np.linspace(-3, 3, 12), np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-42])])
+def test_no_normalisation_leaves_every_bit(values: Any, tmp_path: Path) -> None:
+    x = values.astype(np.float32).reshape(-1, 3)
+    dataset = ArrayDataModule(saved(tmp_path, x, np.arange(len(x)))).dataset("train")
+    found, _ = dataset.__getitems__(list(range(len(x))))
+    assert torch.equal(found.view(torch.int32), torch.from_numpy(x).view(torch.int32))
+    assert found.data_ptr() != dataset.x.data_ptr()
+
+
 def test_missing_data_is_an_error_of_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it does not exist"):
         ArrayDataModule(tmp_path / "none.npz").setup("fit")

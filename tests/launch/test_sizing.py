@@ -5,7 +5,8 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from flame_run.errors import InvalidConfig
-from flame_run.launch.config import DebugConf, LocalConf
+from flame_run.launch.cohort import CohortLauncher
+from flame_run.launch.config import CohortConf, DebugConf, LocalConf
 from flame_run.launch.debug import DebugLauncher
 from flame_run.launch.local import LocalLauncher
 from flame_run.launch.plugins import PluginLauncher
@@ -86,7 +87,13 @@ def test_prepare_leaves_the_configuration_alone() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("local", LocalLauncher), ("debug", DebugLauncher), ("joblib", PluginLauncher), ("submitit_local", PluginLauncher)],
+    [
+        ("local", LocalLauncher),
+        ("cohort", CohortLauncher),
+        ("debug", DebugLauncher),
+        ("joblib", PluginLauncher),
+        ("submitit_local", PluginLauncher),
+    ],
 )
 def test_every_choice_of_the_group_makes_a_launcher(name: str, kind: type[Launcher]) -> None:
     launcher = make_launcher(choice(name), 3)
@@ -94,6 +101,6 @@ def test_every_choice_of_the_group_makes_a_launcher(name: str, kind: type[Launch
     assert isinstance(launcher, WorkerLauncher)
 
 
-@pytest.mark.parametrize(("name", "conf"), [("local", LocalConf), ("debug", DebugConf)])
+@pytest.mark.parametrize(("name", "conf"), [("local", LocalConf), ("cohort", CohortConf), ("debug", DebugConf)])
 def test_the_files_of_our_own_launchers_say_the_defaults(name: str, conf: type) -> None:
     assert choice(name) == OmegaConf.structured(conf)

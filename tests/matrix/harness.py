@@ -17,8 +17,8 @@ from flame_run.launch.baton import RANDOM, Baton
 from flame_run.run.assemble import Assembly
 from flame_run.run.checks import plan_of
 from flame_run.run.folder import RunFolder
+from flame_run.run.in_runner import InRunner
 from flame_run.run.parts import Parts
-from flame_run.run.workplace import Workplace
 from transports.inproc import Hub
 
 PATIENCE = 120.0
@@ -82,7 +82,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Record]:
     def work(name: str, line_formed: threading.Event) -> None:
         with baton.held(on_line=line_formed.set):
             try:
-                workplace = Workplace(controller=cast("Any", None), hub=hub, gate=baton)
+                workplace = InRunner(controller=cast("Any", None), hub=hub, gate=baton)
                 assemblies[name] = assembly = Assembly(parts(name), cast("Session", _Line(records[name])), workplace)
                 for other, reason in lost.items():
                     assembly.endpoint.forget(other, reason)

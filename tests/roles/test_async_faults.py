@@ -163,7 +163,7 @@ class Late:
                 if self.context.name != "trainer-0" and task.round >= late.round:
                     late.others_are_there.set()
                 if self.context.name == "trainer-0" and task.round == 1:
-                    with self.context.endpoint.mailbox._gate.released():  # type: ignore[attr-defined]
+                    with self.context.endpoint.mailbox.gate.released():  # type: ignore[attr-defined]
                         assert late.others_are_there.wait(PATIENCE)
                 return super().train(task)
 

@@ -127,7 +127,7 @@ def queueing(queue: Queue) -> type[Trainer]:
 
     class Queueing(Trainer):
         def upload(self, channel: Channel, task: Task, update: Message) -> None:
-            gate = self.context.endpoint.mailbox._gate  # type: ignore[attr-defined]
+            gate = self.context.endpoint.mailbox.gate  # type: ignore[attr-defined]
             with gate.released():
                 queue.await_turn(task.round, self.context.name)
             Trainer.upload(self, _Telling(channel, lambda: queue.left(task.round, self.context.name)), task, update)

@@ -48,7 +48,7 @@ class Meeting:
                 return super().train(task)
 
             def _await(self, event: threading.Event) -> None:
-                with self.context.endpoint.mailbox._gate.released():  # type: ignore[attr-defined]
+                with self.context.endpoint.mailbox.gate.released():  # type: ignore[attr-defined]
                     assert event.wait(PATIENCE)
 
         return Meeting
@@ -75,7 +75,7 @@ def test_a_round_without_a_deadline_waits_for_a_straggler_beyond_the_quorum(tmp_
     class Slow(Trainer):
         def train(self, task: Task) -> Message:
             if self.context.name == "trainer-2":
-                with self.context.endpoint.mailbox._gate.released():  # type: ignore[attr-defined]
+                with self.context.endpoint.mailbox.gate.released():  # type: ignore[attr-defined]
                     pass
             return super().train(task)
 
