@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long fuzz chaos soak check format proto bench bench-quick table wheel clean
+.PHONY: help install dev demo test test-long search fuzz chaos soak check format proto bench bench-quick table wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test: dev  ## run the tests (about a quarter of an hour on 2 cores)
 
 test-long: dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m long
+
+search: dev  ## run the property tests on many random examples (SEARCH="tests/roles -k gather"; default all of them)
+	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest $(or $(SEARCH),$(shell grep -rlE '^@given|^@settings' tests)) -k "not long" -n 2
 
 fuzz: dev  ## feed nonsense to everything that reads the network, for long (FUZZ="--minutes N --target NAME"; default 5 minutes each)
 	$(BIN)/python -m tests.fuzz $(or $(FUZZ),--minutes 5)

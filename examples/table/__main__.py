@@ -59,7 +59,7 @@ def _options() -> argparse.Namespace:
 def _run(table: Table, job: Job, seed: int, options: argparse.Namespace) -> Result:
     name = "".join(letter if letter.isalnum() else "-" for letter in job.name)
     folder = options.out.absolute() / table.name / f"{name}-{seed}"
-    always = (f"job.seed={seed}", "tracking=none", "checkpoint.every=0", f"hydra.run.dir='{folder}'")
+    always = (f"job.seed={seed}", "launcher=cohort", "tracking=none", "checkpoint.every=0", f"hydra.run.dir='{folder}'")
     command = [sys.executable, "-m", "flame_run", *job.overrides, *always, *(QUICK if options.quick else ())]
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own command
     if done.returncode != 0:

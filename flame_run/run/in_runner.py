@@ -5,8 +5,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from typing_extensions import override
@@ -18,8 +19,11 @@ from flame_run.run.workplace import Workplace
 from transports.base import Endpoint, Gate
 from transports.inproc import Hub, InprocEndpoint
 
+if TYPE_CHECKING:
+    from roles.fitters import Fitters
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class InRunner(Workplace):
     """Where such workers meet each other and the controller, and who of them may run."""
 
@@ -35,6 +39,11 @@ class InRunner(Workplace):
     @override
     def endpoint(self, part: Mapping[str, Any], session: Session) -> Endpoint:
         return InprocEndpoint(part["worker"]["name"], self.hub, gate=self.gate)
+
+    @cached_property
+    def fitters(self) -> "Fitters":
+        """One for all."""
+        return super().fitters
 
     @override
     def attended(self, worker: str, output: Path) -> AbstractContextManager[object]:

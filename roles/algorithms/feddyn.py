@@ -11,10 +11,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from roles.algorithms.gradients import GradientTerm
-from roles.algorithms.server import require, taken, zeros
+from roles.algorithms.server import require, taken, zeros, zeros_for
 from roles.catalogue import TRAITS
 from roles.part import About, Client, Local, Update
-from roles.rounds.average import accumulator_dtype, computable
+from roles.rounds.average import computable
 from roles.strategy import Gathered, State, Strategy
 
 
@@ -93,9 +93,7 @@ class FedDynClient(GradientTerm):
     @override
     def begin(self, local: Local) -> None:
         super().begin(local)
-        self._own = {
-            name: torch.zeros(value.shape, dtype=accumulator_dtype(value.dtype)) for name, value in local.parameters.items()
-        }
+        self._own = zeros_for(local.parameters)
 
     @override
     def on_train_start(self, trainer: Lightning, pl_module: LightningModule) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as Lightning
 from torch import Tensor
@@ -13,12 +12,12 @@ from typing_extensions import override
 
 from roles.algorithms.gradients import GradientTerm
 from roles.algorithms.passes import full_gradient
-from roles.algorithms.server import require, taken, zeros
+from roles.algorithms.server import require, taken, zeros, zeros_for
 from roles.algorithms.steps import Steps
 from roles.catalogue import TRAITS
 from roles.errors import BadModel
 from roles.part import About, Client, Local, Update
-from roles.rounds.average import accumulator_dtype, computable
+from roles.rounds.average import computable
 from roles.strategy import Gathered, State, Strategy
 from transports.message import Message, Specs
 
@@ -122,9 +121,7 @@ class ScaffoldClient(GradientTerm):
     @override
     def begin(self, local: Local) -> None:
         super().begin(local)
-        self._own = {
-            name: torch.zeros(value.shape, dtype=accumulator_dtype(value.dtype)) for name, value in local.parameters.items()
-        }
+        self._own = zeros_for(local.parameters)
 
     @override
     def receive(self, local: Local, model: Message) -> None:

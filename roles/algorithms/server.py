@@ -33,12 +33,13 @@ def require_whole(name: str, value: int | None) -> None:
 
 
 def zeros(about: About) -> dict[str, Tensor]:
-    """Name -> zeros for each parameter, in the dtype of its sum: at least float32."""
-    return {
-        name: torch.zeros(value.shape, dtype=accumulator_dtype(value.dtype))
-        for name, value in about.start.items()
-        if name in about.parameters
-    }
+    """Name -> zeros for each parameter of the global model, in the dtype of its sum: at least float32."""
+    return zeros_for({name: value for name, value in about.start.items() if name in about.parameters})
+
+
+def zeros_for(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name -> zeros in the shape of each of `values`, in the dtype of its sum: at least float32."""
+    return {name: torch.zeros(value.shape, dtype=accumulator_dtype(value.dtype)) for name, value in values.items()}
 
 
 def taken(owner: str, state: Mapping[str, Any], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -83,12 +83,6 @@ class Gather:
         """Whether `end` trains."""
         return end in self._training
 
-    @property
-    def wanted(self) -> int:
-        """How many more ends may train at the moment: what to ask for where ends are lent."""
-        busy = len(self._training) + len(self._offered) + len(self._idle)
-        return max(0, (self._buffer.concurrency or self._total) - busy)
-
     def turn(self, end: str) -> int:
         """How many updates of `end` the round has."""
         return self.folded.count(end)

@@ -24,15 +24,30 @@ class Work:
     images: int
     batch: int
     rounds: int
+    launcher: str
     bound: Bound
 
 
 WORKS = {
     "mnist-small": Work(
-        name="mnist-small", network="large", clients=4, images=1000, batch=32, rounds=10, bound=Bound(factor=1.15, text="<= 1.15 x")
+        name="mnist-small",
+        network="large",
+        clients=4,
+        images=1000,
+        batch=32,
+        rounds=10,
+        launcher="local",
+        bound=Bound(factor=1.15, text="<= 1.15 x"),
     ),
     "many": Work(
-        name="many", network="small", clients=100, images=60, batch=20, rounds=5, bound=Bound(factor=1.5, text="<= 1.5 x")
+        name="many",
+        network="small",
+        clients=100,
+        images=60,
+        batch=20,
+        rounds=5,
+        launcher="cohort",
+        bound=Bound(factor=1.5, text="<= 1.5 x"),
     ),
 }
 
@@ -52,7 +67,11 @@ def measure(work: Work, options: Options) -> list[Row]:
         loops = found[f"loop on {count}"]
         of = f"plain loop, {count} process{'es' if count > 1 else ''}"
         whole, alone = [job.wall - imports for job in jobs], [sum(job.summary["round_seconds"]) for job in jobs]
-        more = {"imports taken off, s": round(imports, 2), "accuracy": jobs[0].summary["metrics"].get("accuracy")}
+        more = {
+            "launcher": work.launcher,
+            "imports taken off, s": round(imports, 2),
+            "accuracy": jobs[0].summary["metrics"].get("accuracy"),
+        }
         row = partial(Row, benchmark=work.name, unit="s", floor_name=of)
         bound = work.bound if count == counts[0] else None
         rows.append(row(variant="command", ours=whole, floor=[loop["seconds"] for loop in loops], bound=bound, more=more))
@@ -94,4 +113,5 @@ def _job(work: Work, rounds: int) -> Job:
         "job.evaluate.every=0",
         "checkpoint.every=0",
         "tracking=none",
+        f"launcher={work.launcher}",
     )
