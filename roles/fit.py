@@ -185,6 +185,11 @@ class LocalTraining:
         seeds.apply(seeds.derive(self.context.settings.seed, self.context.name, model.round, "survey"))
         return {name: value for client in self.clients for name, value in client.answer(self.local, model).items()}
 
+    def refused(self) -> None:
+        """Tell the client halves that the last update did not count."""
+        for client in self.clients:
+            client.refused(self.local)
+
     def finish(self, update: Update) -> None:
         """Let the client halves complete the update of a model that is trained."""
         for client in self.clients:

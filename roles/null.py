@@ -38,6 +38,10 @@ class NullTrainer(Trainer):
         """There is nobody to show it to."""
 
     @override
+    def take_back(self, task: Task) -> None:
+        """Nothing was remembered."""
+
+    @override
     def train(self, task: Task) -> Message:
         """A copy of the model's weights, in memory from which it can be sent at once."""
         weights = task.model.groups[WEIGHTS]

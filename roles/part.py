@@ -125,6 +125,9 @@ class Client(Callback):
     def finish(self, local: Local, update: Update) -> None:
         """The module is trained, and `update` was made of it."""
 
+    def refused(self, local: Local) -> None:
+        """The update of the last `finish` did not count, and never will: what was remembered for it is to be forgotten."""
+
 
 class Part:
     """The server half. An aggregator calls these; all but the root's root-only ones may be called at middle aggregators too."""

@@ -210,6 +210,10 @@ class Trainer(Role):
         """Show the model to the client halves of the algorithm. Override where there are none."""
         self.training.receive(task.model)
 
+    def take_back(self, task: Task) -> None:  # noqa: ARG002 - for those that remember more
+        """Forget what was remembered for an update that was refused. Override where there are no client halves."""
+        self.training.refused()
+
     def answer(self, task: Task) -> Message:
         """The answer to a survey about the model."""
         scalars = {"weight": 1.0, "samples": self.samples(), "merged": False, **self.training.answer(task.model)}
@@ -281,6 +285,9 @@ class Trainer(Role):
         outcome = self.upward.answer(channel, task.parent, task.ticket, update)
         if outcome.state == "refused":
             self.context.reporter.metrics(task.round, {"refused_updates": 1})
+            if task.phase == TRAIN:
+                self.take_back(task)
+                self.keep.save(task.round)
             self._uploads.refused(update)
         elif outcome.state == "lost" and task.ticket is not None:
             self._unsent = (task.ticket, update.packed())

@@ -87,13 +87,15 @@ class FedDynClient(GradientTerm):
         self._alpha = alpha
         self._own: dict[str, Tensor] = {}
         """g_k"""
+        self._former: dict[str, Tensor] = {}
+        """g_k before the last update: h adds up what the updates that count change in all g_k."""
         self._there: dict[str, Tensor] = {}
         """g_k where the module trains, in its dtypes."""
 
     @override
     def begin(self, local: Local) -> None:
         super().begin(local)
-        self._own = zeros_for(local.parameters)
+        self._own = self._former = zeros_for(local.parameters)
 
     @override
     def on_train_start(self, trainer: Lightning, pl_module: LightningModule) -> None:
@@ -114,9 +116,13 @@ class FedDynClient(GradientTerm):
         for name, own in self._own.items():
             way = update.weights[name].to(device="cpu", dtype=own.dtype) - self.anchor[name].to(own.dtype)
             renewed[name] = own.sub(way, alpha=self._alpha)
-        self._own = renewed
+        self._former, self._own = self._own, renewed
         self._there.clear()
         super().finish(local, update)
+
+    @override
+    def refused(self, local: Local) -> None:
+        self._own = self._former
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -124,4 +130,4 @@ class FedDynClient(GradientTerm):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._own = taken("feddyn.g_k", state_dict["g_k"], self._own)
+        self._own = self._former = taken("feddyn.g_k", state_dict["g_k"], self._own)

@@ -112,6 +112,8 @@ class ScaffoldClient(GradientTerm):
         self._steps = Steps("SCAFFOLD (option II)", advice=", or set algorithm.option=I")
         self._own: dict[str, Tensor] = {}
         """c_i"""
+        self._former: dict[str, Tensor] = {}
+        """c_i before the last update: c is the mean of all c_i only if each of them moves with an update that counts."""
         self._common: Mapping[str, Tensor] = {}
         """c of the round"""
         self._corrections: dict[str, Tensor] = {}
@@ -121,7 +123,7 @@ class ScaffoldClient(GradientTerm):
     @override
     def begin(self, local: Local) -> None:
         super().begin(local)
-        self._own = zeros_for(local.parameters)
+        self._own = self._former = zeros_for(local.parameters)
 
     @override
     def receive(self, local: Local, model: Message) -> None:
@@ -159,9 +161,13 @@ class ScaffoldClient(GradientTerm):
     def finish(self, local: Local, update: Update) -> None:
         renewed = self._gradient if self._option == "I" else self._means_of_gradients(update.weights)
         update.groups[CONTROL] = {name: renewed[name] - own for name, own in self._own.items()}
-        self._own = {name: renewed[name] for name in self._own}
+        self._former, self._own = self._own, {name: renewed[name] for name in self._own}
         self._corrections.clear()
         super().finish(local, update)
+
+    @override
+    def refused(self, local: Local) -> None:
+        self._own = self._former
 
     def _means_of_gradients(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """c_i+ of option II."""
@@ -178,4 +184,4 @@ class ScaffoldClient(GradientTerm):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._own = taken("scaffold.c_i", state_dict["c_i"], self._own)
+        self._own = self._former = taken("scaffold.c_i", state_dict["c_i"], self._own)

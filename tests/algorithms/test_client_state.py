@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,17 @@ from roles.algorithms.fedavgm import FedAvgM
 from roles.algorithms.feddyn import FedDyn
 from roles.algorithms.fedopt import FedAdam
 from roles.algorithms.scaffold import Scaffold
+from roles.catalogue import Traits
 from roles.role import Role
+from roles.selectors.selector import Selection, Selector
+from roles.settings import Quorum
 from roles.strategy import Strategy
-from roles.trainer import Trainer
+from roles.trainer import Task, Trainer
 from tests.algorithms.jobs import SETTINGS, build, job_of, model_in, run, train
 from tests.roles.fatal import dying
-from tests.roles.federation import Killed, federate, two_tier
+from tests.roles.federation import PATIENCE, Killed, federate, two_tier
 from tests.roles.oracle import same_bits
+from transports.message import Message
 
 STATEFUL: dict[str, Callable[[], Strategy]] = {
     "scaffold": Scaffold,
@@ -60,6 +64,38 @@ def test_a_job_that_is_resumed_ends_as_if_nothing_had_happened(name: str, tmp_pa
     assert isinstance(records["aggregator-0"].error, Killed)
     found = train(build(), STATEFUL[name], tmp_path / "cut", resume=True, **more)
     assert same_bits(found, calm)
+
+
+class Fails(Trainer):
+    """Its update of round 2 is of no use."""
+
+    def train(self, task: Task) -> Message:
+        update = super().train(task)
+        if task.round == 2:
+            update.groups["weights"]["net.2.bias"][0] = float("nan")
+        return update
+
+
+class WithoutOne(Selector):
+    """Does not ask trainer-1 in round 2."""
+
+    traits = Traits(selects=True)
+
+    def select(self, round: int, ends: Sequence[str]) -> Selection:
+        return Selection(ends=tuple(end for end in ends if (round, end) != (2, "trainer-1")))
+
+
+@pytest.mark.parametrize("name", ["scaffold", "scaffold-I", "feddyn"])
+def test_a_refused_update_leaves_its_trainer_as_if_it_had_not_been_asked(name: str, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, quorum=Quorum(min_ends=2, join_timeout=PATIENCE))
+    more: dict[str, Any] = {"settings": settings, "states": tmp_path / "states", "code_of": {"trainer-1": Fails}}
+    records = run(build(), STATEFUL[name], tmp_path / "refused", **more)
+    assert {each: record.error for each, record in records.items()} == dict.fromkeys(records)
+    assert records["trainer-1"].metrics_of("refused_updates") == {2: 1.0}
+    settings = replace(settings, quorum=SETTINGS.quorum)
+    job = replace(job_of(build(), STATEFUL[name], tmp_path / "unasked", settings=settings), selector=WithoutOne)
+    federate(two_tier(3), job)
+    assert same_bits(model_in(tmp_path / "refused"), model_in(tmp_path / "unasked"))
 
 
 @pytest.mark.parametrize("name", ["scaffold", "scaffold-I", "feddyn"])
