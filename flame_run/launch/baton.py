@@ -1,12 +1,13 @@
 """One worker at a time: a baton that threads of one process hand on at their channel waits."""
 
+import itertools
 import random
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from flame_run.launch.errors import WorkerDied
 
@@ -59,6 +60,14 @@ class TorchRandom:
             sys.modules["torch"].set_rng_state(state)
 
 
+class Waiting(NamedTuple):
+    """A thread in line: only the one whose turn it is wakes."""
+
+    rank: int
+    ident: int
+    turn: threading.Lock
+
+
 RANDOM: tuple[ThreadState, ...] = (PythonRandom(), NumpyRandom(), TorchRandom())
 """The generators that users draw from without naming one."""
 
@@ -66,16 +75,23 @@ RANDOM: tuple[ThreadState, ...] = (PythonRandom(), NumpyRandom(), TorchRandom())
 class Baton:
     """Lets one of several threads run: the holder. A `transports.base.Gate`.
 
-    Threads get it in the order in which they ask. Each holder finds the `states` as it left them itself; at its first turn, as
-    they were when the baton was made.
+    Those who wait when the baton is handed on to the last of a batch are the next batch. Within a batch threads have their turns
+    in the order in which they took part first: that is the order of the plan, in which an aggregator folds what they train.
+    Nobody waits for longer than two batches. Each holder finds the `states` as it left them itself; at its first turn, as they
+    were when the baton was made.
     """
 
     def __init__(self, states: Sequence[ThreadState] = RANDOM) -> None:
         self._states = tuple(states)
         self._first = [state.save() for state in self._states]
         self._lock = threading.Lock()
-        self._line: deque[tuple[int, threading.Lock]] = deque()
-        """Ident of each thread in line and what it waits for: only the one whose turn it is wakes. The first holds the baton."""
+        self._ranks: dict[int, int] = {}
+        """Ident of each thread that takes part -> which one it was to do so."""
+        self._count = itertools.count()
+        self._holder: int | None = None
+        """Its ident."""
+        self._batch: deque[Waiting] = deque()
+        self._later: list[Waiting] = []
         self._broken = ""
 
     @contextmanager
@@ -89,6 +105,8 @@ class Baton:
             WorkerDied: the baton was broken.
 
         """
+        with self._lock:
+            self._ranks[threading.get_ident()] = next(self._count)
         turn = self._join_line()
         on_line()
         try:
@@ -96,6 +114,7 @@ class Baton:
             yield
         finally:
             self._leave()
+            del self._ranks[threading.get_ident()]
 
     @contextmanager
     def released(self) -> Iterator[None]:
@@ -122,11 +141,13 @@ class Baton:
             self._broken = reason
 
     def _join_line(self) -> threading.Lock:
-        turn = threading.Lock()
+        me, turn = threading.get_ident(), threading.Lock()
         with self._lock:
-            if self._line:
+            if self._holder is None:
+                self._holder = me
+            else:
                 turn.acquire()
-            self._line.append((threading.get_ident(), turn))
+                self._later.append(Waiting(self._ranks[me], me, turn))
         return turn
 
     def _acquire(self, turn: threading.Lock, states: Sequence[Any]) -> None:
@@ -141,8 +162,13 @@ class Baton:
 
     def _leave(self) -> None:
         with self._lock:
-            if not self._line or self._line[0][0] != threading.get_ident():
+            if self._holder != threading.get_ident():
                 raise RuntimeError(f"thread {threading.current_thread().name!r} does not hold the baton")
-            self._line.popleft()
-            if self._line:
-                self._line[0][1].release()
+            if not self._batch:
+                self._batch.extend(sorted(self._later))
+                self._later.clear()
+            self._holder = None
+            if self._batch:
+                waiting = self._batch.popleft()
+                self._holder = waiting.ident
+                waiting.turn.release()
