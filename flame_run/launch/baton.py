@@ -92,7 +92,14 @@ class Baton:
         """Its ident."""
         self._batch: deque[Waiting] = deque()
         self._later: list[Waiting] = []
+        self._turns = 0
         self._broken = ""
+
+    @property
+    def turn(self) -> tuple[int, int | None]:
+        """How many turns have begun so far, and the ident of the thread that holds the baton; None: nobody does."""
+        with self._lock:
+            return self._turns, self._holder
 
     @contextmanager
     def held(self, on_line: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -154,6 +161,7 @@ class Baton:
         # A breakpoint in another worker may take any time, so this wait has no end of its own.
         turn.acquire()
         with self._lock:
+            self._turns += 1
             broken = self._broken
         for state, value in zip(self._states, states, strict=True):
             state.restore(value)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 
 from flame_run.launch.compose import JobConfig
-from flame_run.launch.errors import LaunchError, WorkerDied
+from flame_run.launch.errors import LaunchError
 from flame_run.launch.forkserver import SERVERS, ForkServer
-from flame_run.launch.job import died, read_results
+from flame_run.launch.job import died, exit_status, read_results
 from flame_run.launch.linux import describe_exit
 from flame_run.launch.notices import Kind, Notice, receive
 
@@ -225,7 +225,7 @@ class Crew:
         if len(member.jobs) == 1:
             self._observe(member, describe_exit(code))
         else:
-            self._observe_jobs(member, code)
+            self._observe_jobs(member)
 
     def _take_results(self, member: Member, code: int, reason: str) -> None:
         outcomes = None if member.result is None else read_results(member.result)
@@ -260,13 +260,10 @@ class Crew:
         for index in member.jobs:
             self._tell(index, member, what)
 
-    def _observe_jobs(self, member: Member, code: int) -> None:
+    def _observe_jobs(self, member: Member) -> None:
         """How each job of a shared process ended, as if it had had one of its own."""
         for index, outcome in zip(member.jobs, member.outcomes, strict=True):
-            lost = isinstance(outcome._return_value, WorkerDied) and outcome._return_value.exit_code == code  # noqa: SLF001 - the property raises
-            self._tell(
-                index, member, describe_exit(code) if lost else describe_exit(int(outcome.status is not JobStatus.COMPLETED))
-            )
+            self._tell(index, member, describe_exit(exit_status(outcome)))
 
     def _tell(self, index: int, member: Member, what: str) -> None:
         if self._observer is not None and member.pid is not None:

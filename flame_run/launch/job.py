@@ -122,14 +122,15 @@ def run_jobs_of_payload(payload: int, result: int, number: int) -> int:
     except BaseException as error:  # noqa: BLE001 - whatever ends the job is its result
         outcomes = [_failed(error)]
     _write(result, pickle.dumps([_pack(outcome) for outcome in outcomes]))
-    code = max(_exit_status(outcome) for outcome in outcomes)
+    code = max(exit_status(outcome) for outcome in outcomes)
     # The end of an ordinary Python process without tearing down its modules, which would copy all shared pages.
     threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001 - as multiprocessing ends its children
     atexit._run_exitfuncs()  # noqa: SLF001
     return code
 
 
-def _exit_status(outcome: JobReturn) -> int:
+def exit_status(outcome: JobReturn) -> int:
+    """The exit status of a process that ran only this job; minus the signal that ended it."""
     code = int(outcome.status is not JobStatus.COMPLETED)
     if isinstance(outcome._return_value, WorkerDied):  # noqa: SLF001 - the property raises for failed jobs
         own = outcome._return_value.exit_code  # noqa: SLF001

@@ -88,7 +88,7 @@ def _too_few(key: str, value: object, workers: int, can: int, legal: str) -> Pro
 def _size_basic(options: DictConfig, workers: int) -> list[Problem]:
     if workers == 1:
         return []
-    return [_too_few("_target_", options["_target_"], workers, 1, "local, joblib, submitit_local or debug")]
+    return [_too_few("_target_", options["_target_"], workers, 1, "local, cohort, joblib, submitit_local or debug")]
 
 
 def _size_joblib(options: DictConfig, workers: int) -> list[Problem]:

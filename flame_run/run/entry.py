@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from transports.grpc_channel.forks import tolerate_forks
 
 if TYPE_CHECKING:
-    from transports.base import Gate
+    from flame_run.launch.baton import Baton
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -45,13 +45,13 @@ class WorkInCohort:
             work(cfg)
 
     @contextmanager
-    def together(self, gate: "Gate") -> Iterator[Callable[[DictConfig], None]]:
+    def together(self, gate: "Baton") -> Iterator[Callable[[DictConfig], None]]:
         """What each thread of a process calls, of which `gate` lets one run at a time."""
         with self._workers(gate) as work:
             yield work
 
     @contextmanager
-    def _workers(self, gate: "Gate | None") -> Iterator[Callable[[DictConfig], None]]:
+    def _workers(self, gate: "Baton | None") -> Iterator[Callable[[DictConfig], None]]:
         tolerate_forks()
         from flame_run.run.in_cohort import InCohort  # noqa: PLC0415 - imports torch, in the workers only
         from flame_run.run.worker import work  # noqa: PLC0415

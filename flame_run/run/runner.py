@@ -7,9 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,20 +16,17 @@ from omegaconf import DictConfig
 
 from flame_run.control import events as control
 from flame_run.control.controller import Controller
-from flame_run.control.rendezvous import write_rendezvous
 from flame_run.join.bundle import read_token
-from flame_run.join.invite import Invitations, address_of_sites
-from flame_run.launch.cohort import CohortLauncher
 from flame_run.launch.external import started_here
 from flame_run.launch.sizing import WorkerLauncher, make_launcher
 from flame_run.launch.workers import launch_workers
 from flame_run.run import events as ev
 from flame_run.run.checks import is_debug
 from flame_run.run.display import Display, make_display
-from flame_run.run.entry import WorkInCohort, work_in_process
 from flame_run.run.folder import RunFolder
 from flame_run.run.hands import Hands
 from flame_run.run.parts import NODES, Parts
+from flame_run.run.reception import Reception
 from flame_run.run.records import JsonLines, TaskRecord
 from flame_run.run.refusals import METRIC as REFUSED
 from flame_run.run.refusals import Refusals
@@ -43,11 +39,6 @@ from flame_run.topology.plan import Plan
 from flame_run.track.handle import Tracker, start_tracker
 from flame_run.track.settings import make_settings
 from flame_run.track.state import in_same_store
-
-if TYPE_CHECKING:
-    from flame_run.control.pipe_server import PipeServer
-    from flame_run.control.server import ControlServer
-    from transports.grpc_channel.security import Security
 
 LAUNCH_END = 10.0
 """Seconds that the launcher has to return once all workers are gone."""
@@ -135,7 +126,7 @@ class Runner:
     def _follow(self, stack: ExitStack) -> ev.Finish:
         """Launch and handle events until the supervisor says that the job is over."""
         stack.callback(self._controller.abort, "the runner has ended")
-        work = self._work(stack)
+        work = self._reception().open(stack)
         launching = threading.Thread(target=self._launch, args=(work,), name="launch", daemon=True)
         finish: ev.Finish | None = None
         for action in self._supervisor.begin(time.monotonic(), time.time()):
@@ -163,48 +154,19 @@ class Runner:
             launching.join(LAUNCH_END)
         return finish
 
-    def _work(self, stack: ExitStack) -> Callable[[DictConfig], None]:
-        """The task function of the workers, and what they need to find the controller."""
-        gate, hub = getattr(self._launcher, "gate", None), getattr(self._launcher, "hub", None)
-        if gate is not None and hub is not None:
-            from flame_run.run.in_runner import InRunner  # noqa: PLC0415 - imports torch, here as in every worker
-            from flame_run.run.worker import work  # noqa: PLC0415
-
-            return partial(work, workplace=InRunner(controller=self._controller, hub=hub, gate=gate))
-        security = self._security.prepare(stack)
-        server = self._server(security)
-        address = server.start()
-        stack.callback(server.stop)
-        write_rendezvous(self.folder.rendezvous, address, self._controller.token, self._security.tls)
-        for warning in self._security.warnings:
-            self._display.message(f"warning: {warning}")
-        if isinstance(self._launcher, CohortLauncher):
-            self._launcher.alone = {at for at, name in enumerate(self._here) if self.plan.worker(name).dataset is None}
-            return WorkInCohort()
-        self._invite(address)
-        return work_in_process
-
-    def _server(self, security: "Security | None") -> "ControlServer | PipeServer":
-        """What workers of other processes connect with: over a network, or all of one process over one socket of this machine."""
-        transport, heartbeat = self.cfg.transport, self.cfg.faults.heartbeat
-        if isinstance(self._launcher, CohortLauncher):
-            from flame_run.control.pipe_server import PipeServer  # noqa: PLC0415 - each launcher loads its own kind
-
-            return PipeServer(self._controller, heartbeat=heartbeat)
-        from flame_run.control.server import ControlServer  # noqa: PLC0415
-
-        return ControlServer(self._controller, host=transport.bind, port=transport.port, heartbeat=heartbeat, security=security)
-
-    def _invite(self, address: str) -> None:
-        """Tell how the workers join that are not started here, and write what their sites need."""
-        if self._joining:
-            bundles = self.folder.bundles if token_file(self.cfg.security) is None else None
-            seen = address_of_sites(address, self.cfg.transport.advertise)
-            invitations = Invitations(plan=self.plan, parts=self.parts, names=self._joining, address=seen, bundles=bundles)
-            invitations.write(self._controller.token)
-            self._security.hand_over(self.folder.bundles)
-            for line in invitations.text():
-                self._display.message(line)
+    def _reception(self) -> Reception:
+        return Reception(
+            cfg=self.cfg,
+            plan=self.plan,
+            folder=self.folder,
+            parts=self.parts,
+            controller=self._controller,
+            security=self._security,
+            launcher=self._launcher,
+            here=self._here,
+            joining=self._joining,
+            say=self._display.message,
+        )
 
     def _launch(self, work: Callable[[DictConfig], None]) -> None:
         """Call the launcher and post how that ended; runs in a thread of its own."""

@@ -25,7 +25,7 @@ from flame_run.run.roster import Roster
 from flame_run.run.summary import Outcome
 from flame_run.run.task import Task
 from flame_run.run.winding_up import Graces, WindingUp
-from flame_run.run.wording import ending
+from flame_run.run.wording import beside, ending
 from flame_run.topology.plan import Plan
 
 
@@ -209,7 +209,7 @@ class Supervisor:
         elif self._ending.verdict is not None:
             self._roster.change(task, "terminated", time)
         elif not task.blames_peer:
-            self._lose(task, f"{task.name} {ending(what)} {task.when}", None, time, now)
+            self._lose(task, f"{task.name} {ending(what)} {task.when}{beside(task, self._roster)}", None, time, now)
 
     def _launch_returned(self, event: run.LaunchReturned, now: float) -> None:
         self._losses.launcher_over = True

@@ -1,6 +1,6 @@
 """How the supervisor words what it saw."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from flame_run.run.task import Task
 
@@ -27,6 +27,12 @@ def ending(what: str) -> str:
     if what.startswith("exit "):
         return f"ended with exit status {what.removeprefix('exit ')}"
     return f"was {what}" if what.startswith("killed") else what
+
+
+def beside(task: Task, tasks: Iterable[Task]) -> str:
+    """Name the workers that shared the process of `task`: any of them may be why it ended. Empty where there are none."""
+    others = [each.name for each in tasks if each is not task and each.pid == task.pid and each.host == task.host]
+    return f" in a process shared with {listed(others, 3)}" if task.pid is not None and others else ""
 
 
 def missing(tasks: Sequence[Task]) -> str:

@@ -110,13 +110,14 @@ def grpc_endpoint(
 
 def exit_soon(who: str) -> None:
     """End this process in `GRACE` seconds, unless it has ended by then."""
-    last_resort = threading.Timer(GRACE, _exit, (who,))
+    last_resort = threading.Timer(GRACE, exit_now, (f"{who} did not stop within {GRACE:g} s",))
     last_resort.daemon = True
     last_resort.start()
 
 
-def _exit(who: str) -> None:
-    log.warning("ended by force: %s did not stop within %g s", who, GRACE)
+def exit_now(why: str) -> None:
+    """End this process by force, with status 1."""
+    log.warning("ended by force: %s", why)
     logging.shutdown()
     sys.stdout.flush()
     os._exit(1)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from flame_run.run.records import read_records
+
 IMAGES = "{name: images, url: 'builtin://mnist-mini', realm: default, partition: {strategy: iid, count: 6}}"
 SIX = [
     "experiment=mnist_two_tier", f"dataset.datasets=[{IMAGES}]", "dataset.dataSpec=[{role: trainer, datasets: [images]}]",
@@ -16,7 +18,9 @@ SIX = [
 """Six trainers."""
 
 OWN = """
-import os, signal, sys, threading
+import faulthandler, logging, os, signal, subprocess, sys, threading
+from rich.console import Console
+from tqdm import tqdm
 from roles import Trainer
 
 class Prints(Trainer):
@@ -46,6 +50,24 @@ class Freezes(Trainer):
 class Sleeps(Trainer):
     def train(self, task):
         threading.Event().wait()
+
+class Hangs(Trainer):
+    def prepare(self):
+        super().prepare()
+        if self.context.name == "trainer-3":
+            threading.Event().wait()
+
+class Asks(Trainer):
+    def train(self, task):
+        me = self.context.name
+        logging.getLogger("own").addHandler(logging.StreamHandler(sys.stdout))
+        faulthandler.enable()
+        Console().print(f"[bold]{me} in colours")
+        list(tqdm(range(3), desc=me))
+        sys.stdout.buffer.write(b"bytes of %s\\n" % me.encode())
+        subprocess.run(["echo", f"child of {me}"], stdout=sys.stdout, check=True)
+        print(f"{me} is {sys.stdout.encoding} {sys.stdout.isatty()}", flush=True)
+        return super().train(task)
 """
 
 
@@ -123,6 +145,32 @@ def test_a_process_that_is_killed_ends_the_job_where_nothing_may_be_lost(own: Pa
     run = flame_run(*SIX, "launcher.processes=2", "+job.code.trainer=own.Dies")
     assert run.process.returncode == 1, run.text + run.stderr
     assert re.search(r"trainer-[135]\b.*(killed by SIGKILL|its session was lost)", run.stderr), run.stderr
+    assert "in a process shared with trainer-" in run.json("summary.json")["error"]
+
+
+def test_with_continue_a_worker_that_never_gets_ready_loses_its_process_and_not_the_job(own: Path, flame_run: Any) -> None:
+    run = flame_run(
+        *SIX, "launcher.processes=2", "+job.code.trainer=own.Hangs", "faults.on_worker_loss=continue", "faults.join_timeout=4",
+        "faults.heartbeat=2",
+    )  # fmt: skip
+    assert run.process.returncode == 0, run.text + run.stderr
+    assert run.json("summary.json")["workers"] == {
+        "aggregator-0": "completed",
+        **{f"trainer-{index}": "failed" if index % 2 else "completed" for index in range(6)},
+    }
+    assert "trainer-3 was not ready within faults.join_timeout" in run.text
+    first_of_its_process = run.folder / "workers" / "trainer-1" / "worker.log"
+    assert re.search("ended by force: .*trainer-3.* did not stop", first_of_its_process.read_text())
+
+
+def test_code_that_asks_about_its_output_finds_a_file_of_its_own(own: Path, flame_run: Any) -> None:
+    run = flame_run(*SIX, "launcher.processes=2", "+job.code.trainer=own.Asks", "job.hyperparameters.rounds=1")
+    assert run.process.returncode == 0, run.text + run.stderr
+    for index in range(6):
+        me = f"trainer-{index}"
+        log = (run.folder / "workers" / me / "worker.log").read_text()
+        for words in (f"{me} in colours", f"{me}: 100%", f"bytes of {me}", f"child of {me}", f"{me} is utf-8 False"):
+            assert words in log
 
 
 def test_ctrl_c_ends_workers_that_do_not_listen(own: Path, start: Any) -> None:
@@ -138,8 +186,8 @@ def wait_until_training(run: Any) -> None:
     """Read the tasks until somebody is in round 1."""
     import psutil
 
-    (folder,) = (run.cwd / "outputs").glob("*/*") if (run.cwd / "outputs").exists() else (None,)
-    while not any(record["round"] == 1 for record in run.records("tasks.jsonl", folder)):
+    (folder,) = (run.cwd / "outputs").glob("*/*")
+    while not any(record["round"] == 1 for record in read_records(folder / "tasks.jsonl")):
         assert run.process.poll() is None
     run.family = psutil.Process(run.process.pid).children(recursive=True)
 

@@ -130,3 +130,16 @@ def test_an_error_inside_a_release_comes_out_with_the_baton_held_again() -> None
             raise KeyError("from the wait")
         with baton.released():
             pass
+
+
+def test_a_baton_knows_who_holds_it_and_counts_turns() -> None:
+    baton = Baton()
+    me = threading.get_ident()
+    seen = [baton.turn]
+    with baton.held():
+        seen.append(baton.turn)
+        with baton.released():
+            seen.append(baton.turn)
+        seen.append(baton.turn)
+    seen.append(baton.turn)
+    assert seen == [(0, None), (1, me), (1, None), (2, me), (2, None)]
