@@ -10,13 +10,14 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
 import grpc
+from typing_extensions import override
 
 from flame_run.control import wire
-from flame_run.control.errors import ConnectionLost, ControlError, ControlTimeout, SessionRefused
+from flame_run.control.errors import ConnectionLost, ControlError, SessionRefused
 from flame_run.control.limits import ControlLimits
 from flame_run.control.outbox import Outbox
 from flame_run.control.wired_session import WiredSession
@@ -70,9 +71,8 @@ class GrpcSession(WiredSession):
         limits: ControlLimits | None = None,
         security: Security | None = None,
     ) -> None:
-        super().__init__(worker, limits=limits)
+        super().__init__(worker, address, limits=limits)
         self.security: Security = security or Clear()
-        self._address = address
         self._token = token
         self._outbox = Outbox()
         self._name = secrets.token_hex(16)
@@ -86,34 +86,19 @@ class GrpcSession(WiredSession):
         self._reader: threading.Thread | None = None
         self._ending = threading.Event()
 
-    def open(self, timeout: float) -> Mapping[str, Any]:
-        """See `Session.open`."""
+    @override
+    def _register(self, timeout: float) -> None:
         self._patience = timeout
         self._reader = threading.Thread(target=self._follow, name=f"flame-run-session-{self.worker}", daemon=True)
         self._reader.start()
-        try:
-            return self._part.result(timeout)
-        except TimeoutError:
-            what = f"registering {self.worker} with the controller at {self._address}"
-            raise ControlTimeout(f"{what} took longer than {timeout:g} s") from None
 
-    def close(self, timeout: float = 10.0) -> None:
-        """See `Session.close`."""
-        if self._closed:
-            return
-        try:
-            if self._opened:
-                self._send(wire.goodbye())
-                self._farewell.result(timeout)
-                # The stream ends well by itself now; cancelling it here would look like a break at the other side.
-                self._join(timeout)
-        except TimeoutError:
-            raise ControlTimeout(f"{self.worker} waited {timeout:g} s for the controller to acknowledge its last reports") from None
-        finally:
-            self._closed = True
-            self._end()
+    @override
+    def _part_well(self, timeout: float) -> None:
+        # The stream ends well by itself now; cancelling it here would look like a break at the other side.
+        self._join(timeout)
 
-    def _transmit(self, report: bytes, *, may_wait: bool) -> None:  # noqa: ARG002 - gRPC gathers what comes at once
+    @override
+    def _transmit(self, report: bytes, *, may_wait: bool) -> None:
         self._outbox.put(report)
 
     # -- the connection
@@ -239,6 +224,7 @@ class GrpcSession(WiredSession):
         if self._reader is not None and self._reader is not threading.current_thread():
             self._reader.join(timeout)
 
+    @override
     def _end(self) -> None:
         self._ending.set()
         self._outbox.end()

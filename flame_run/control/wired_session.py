@@ -27,12 +27,14 @@ class WiredSession(Session):
 
     Args:
         worker: name in the plan.
+        address: where the controller is.
         limits: bounds on what both sides may say.
         gate: surrounds the blocking waits, where only one worker may run at a time.
     """
 
-    def __init__(self, worker: str, *, limits: ControlLimits | None = None, gate: "Gate | None" = None) -> None:
+    def __init__(self, worker: str, address: str, *, limits: ControlLimits | None = None, gate: "Gate | None" = None) -> None:
         super().__init__(worker)
+        self._address = address
         self._limits = limits or ControlLimits()
         self._gate = gate
         self._part: Future[dict[str, Any]] = Future()
@@ -42,11 +44,48 @@ class WiredSession(Session):
         self._opened = self._closed = False
 
     @abstractmethod
+    def _register(self, timeout: float) -> None:
+        """Say who this is, `timeout` seconds being the time to get an answer; returns at once."""
+
+    def _part_well(self, timeout: float) -> None:
+        """The controller has said farewell."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Let go of everything."""
+
+    @abstractmethod
     def _transmit(self, report: bytes, *, may_wait: bool) -> None:
         """Let a report go out after those before it; `may_wait`: a moment, so that others travel with it."""
 
     def _take_heartbeat(self, seconds: float) -> None:
         """Take how long either side may be silent."""
+
+    def open(self, timeout: float) -> Mapping[str, Any]:
+        """See `Session.open`."""
+        self._register(timeout)
+        try:
+            with self._waiting():
+                return self._part.result(timeout)
+        except TimeoutError:
+            what = f"registering {self.worker} with the controller at {self._address}"
+            raise ControlTimeout(f"{what} took longer than {timeout:g} s") from None
+
+    def close(self, timeout: float = 10.0) -> None:
+        """See `Session.close`."""
+        if self._closed:
+            return
+        try:
+            if self._opened:
+                self._send(wire.goodbye())
+                with self._waiting():
+                    self._farewell.result(timeout)
+                self._part_well(timeout)
+        except TimeoutError:
+            raise ControlTimeout(f"{self.worker} waited {timeout:g} s for the controller to acknowledge its last reports") from None
+        finally:
+            self._closed = True
+            self._end()
 
     def ready(self, address: str | None) -> None:
         """See `Session.ready`."""
