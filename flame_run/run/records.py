@@ -5,10 +5,12 @@ or a full disk at the very end of the file; readers leave such an end out. Numbe
 strings `NaN`, `Infinity` and `-Infinity`, which Python's `float` reads (as in protobuf's JSON mapping).
 """
 
+import fcntl
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -59,7 +61,8 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        _cut_torn_line(self._handle)
+        with _locked(self._handle):
+            _cut_torn_line(self._handle)
 
     def append(self, record: TaskRecord | MetricRecord | Mapping[str, Any]) -> None:
         """Write one line.
@@ -69,7 +72,8 @@ class JsonLines:
         """
         value = record if isinstance(record, Mapping) else asdict(record)
         data = (dumps(value) + "\n").encode()
-        written = os.write(self._handle, data)
+        with _locked(self._handle):
+            written = os.write(self._handle, data)
         if written != len(data):
             raise OSError(f"only {written} of {len(data)} bytes could be written to {self.path}")
 
@@ -144,6 +148,16 @@ def _plain(value: object) -> object:
             return [_plain(item) for item in value]
         case _:
             return value
+
+
+@contextmanager
+def _locked(handle: int) -> Iterator[None]:
+    """Keep other processes from writing meanwhile: a line that grows looks torn to who has just opened the file."""
+    fcntl.lockf(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(handle, fcntl.LOCK_UN)
 
 
 def _cut_torn_line(handle: int, block: int = 65536) -> None:

@@ -96,8 +96,9 @@ def test_lines_of_two_writing_processes_never_mix(tmp_path):
     path = tmp_path / "x.jsonl"
     script = (
         "import sys, pathlib\nfrom flame_run.run.records import JsonLines\n"
-        "file = JsonLines(pathlib.Path(sys.argv[1]))\n"
-        "for index in range(500): file.append({'who': sys.argv[2], 'text': 'x' * 5000})"
+        "for _ in range(25):\n"
+        "    with JsonLines(pathlib.Path(sys.argv[1])) as file:\n"  # which looks for a torn line while the other writes
+        "        for index in range(20): file.append({'who': sys.argv[2], 'text': 'x' * 5000})"
     )
     processes = [subprocess.Popen([sys.executable, "-c", script, str(path), who]) for who in "ab"]
     assert [process.wait(60) for process in processes] == [0, 0]
