@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from flame_run.config.folder import conf_dir
+from flame_run.config.folder import conf_dir, groups, options
 from flame_run.config.groups import register
 from flame_run.config.hydra_errors import HydraRefusal, explain
 from flame_run.errors import FlameRunError, Interrupted, InvalidConfig, Problem
@@ -70,7 +70,7 @@ class _Guard:
         try:
             yield
         except HydraRefusal as error:
-            raise explain(error, arguments, _defaults()) from error
+            raise explain(error, arguments, _unspoilt(arguments)) from error
         except KeyboardInterrupt:
             if self.raised is None:
                 raise
@@ -99,7 +99,12 @@ def _as_command_line(arguments: Sequence[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def _defaults() -> DictConfig | None:
-    """The configuration without overrides: what the legal keys are."""
+def _unspoilt(arguments: Sequence[str]) -> DictConfig:
+    """The configuration with no overrides but choices of shipped options: what the legal keys are."""
+    pairs = [(word, *word.partition("=")[::2]) for word in arguments]
+    choices = [word for word, group, option in pairs if group in groups() and option in options(group)]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose("config")
+        try:
+            return hydra.compose("config", choices)
+        except HydraRefusal:
+            return hydra.compose("config")  # what is refused is in the choices themselves
