@@ -98,14 +98,14 @@ def test_a_killed_process_loses_its_sessions_at_once_and_nobody_elses(hall, list
 
 def test_a_process_that_stands_still_loses_its_sessions_after_the_heartbeat_and_nobody_elses(hall, listen, pipe_to, child):
     place = hall(3)
-    server = listen(place, heartbeat=1.0)
+    server = listen(place, heartbeat=3.0)
     with pipe_to(place, server).session("trainer-2") as other:
         other.open(10)
         process = child(server, place.controller.token, "trainer-0", "trainer-1")
         os.kill(process.pid, signal.SIGSTOP)
         lost = [place.next(events.SessionLost) for _ in range(2)]
         assert [event.worker for event in lost] == ["trainer-0", "trainer-1"]
-        assert {event.reason for event in lost} == {f"process {process.pid} was silent for 1 s"}
+        assert {event.reason for event in lost} == {f"process {process.pid} was silent for 3 s"}
         other.state("completed")
     assert place.controller.refusals == {"silent": 1}
     assert [type(event).__name__ for event in place.posted()] == ["StateChanged", "SessionClosed"]
@@ -113,10 +113,10 @@ def test_a_process_that_stands_still_loses_its_sessions_after_the_heartbeat_and_
 
 def test_quiet_workers_stay_as_long_as_the_heart_of_their_process_beats(hall, listen, pipe_to):
     place = hall()
-    with pipe_to(place, listen(place, heartbeat=1.0)).session("trainer-0") as session:
+    with pipe_to(place, listen(place, heartbeat=2.0)).session("trainer-0") as session:
         session.open(10)
         with pytest.raises(ControlTimeout):
-            session.wait_start(1.5)
+            session.wait_start(3.0)
         session.state("completed")
     assert [type(event).__name__ for event in place.posted()] == ["Registered", "StateChanged", "SessionClosed"]
 

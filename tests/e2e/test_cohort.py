@@ -126,7 +126,7 @@ def test_with_continue_the_job_goes_on_without_the_workers_of_a_process_that_is_
     name: str, words: str, own: Path, flame_run: Any
 ) -> None:
     run = flame_run(
-        *SIX, "launcher.processes=2", f"+job.code.trainer=own.{name}", "faults.on_worker_loss=continue", "faults.heartbeat=3",
+        *SIX, "launcher.processes=2", f"+job.code.trainer=own.{name}", "faults.on_worker_loss=continue", "faults.heartbeat=6",
         "faults.rejoin_timeout=2",
     )  # fmt: skip
     assert run.process.returncode == 0, run.text + run.stderr
@@ -150,8 +150,8 @@ def test_a_process_that_is_killed_ends_the_job_where_nothing_may_be_lost(own: Pa
 
 def test_with_continue_a_worker_that_never_gets_ready_loses_its_process_and_not_the_job(own: Path, flame_run: Any) -> None:
     run = flame_run(
-        *SIX, "launcher.processes=2", "+job.code.trainer=own.Hangs", "faults.on_worker_loss=continue", "faults.join_timeout=4",
-        "faults.heartbeat=2",
+        *SIX, "launcher.processes=2", "+job.code.trainer=own.Hangs", "faults.on_worker_loss=continue", "faults.join_timeout=20",
+        "faults.heartbeat=6",
     )  # fmt: skip
     assert run.process.returncode == 0, run.text + run.stderr
     assert run.json("summary.json")["workers"] == {
