@@ -29,14 +29,14 @@ dev: $(VENV)/.installed-dev  ## install what tests and checks need as well
 demo: install  ## run the flagship job on real data
 	$(BIN)/flame-run experiment=mnist_coordinated
 
-test: dev  ## run the tests (about a quarter of an hour on 2 cores)
+test: dev  ## run the tests (about 20 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not long" -n 2 --dist worksteal
 
 test-long: dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m long
 
 search: dev  ## run the property tests on many random examples (SEARCH="tests/roles -k gather"; default all of them)
-	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest $(or $(SEARCH),$(shell grep -rlE '^@given|^@settings' tests)) -k "not long" -n 2
+	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest $(or $(SEARCH),$(shell grep -rlE '^@given|^@settings' tests)) -m "not long" -n 2
 
 fuzz: dev  ## feed nonsense to everything that reads the network, for long (FUZZ="--minutes N --target NAME"; default 5 minutes each)
 	$(BIN)/python -m tests.fuzz $(or $(FUZZ),--minutes 5)
