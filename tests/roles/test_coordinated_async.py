@@ -62,8 +62,10 @@ def test_a_job_comes_to_its_end_however_few_trainers_there_are(trainers: int, mi
     assert errors(records) == {}
     assert records["top-0"].rounds == list(range(1, SETTINGS.rounds + 1))
     assert records["top-0"].results[0]["rounds"] == SETTINGS.rounds
-    for index in range(trainers):
-        assert records[f"trainer-{index}"].rounds
+    # A buffer takes one update of a client, so it has seen that many; the others may have been too late for the whole job.
+    buffer = 1 if options.get("repeat") else int(options.get("middle_k") or 2)
+    trained = [index for index in range(trainers) if records[f"trainer-{index}"].rounds]
+    assert len(trained) >= min(trainers, buffer)
 
 
 class Ledger:
