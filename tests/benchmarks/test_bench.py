@@ -55,7 +55,7 @@ def test_bare_streams_exchange_every_round(options: dict[str, object]) -> None:
         "2",
         *words,
     ]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=True)
     assert len(json.loads(done.stdout)) == 2
 
 
@@ -73,7 +73,7 @@ def test_the_plain_loop_learns_on_one_process_and_on_two() -> None:
 def test_a_benchmark_prints_its_table_and_writes_json(tmp_path: Path) -> None:
     words = ["--quick", "--only", "null-5", "--transports", "shm", "--json", str(tmp_path / "bench.json")]
     command = [sys.executable, "-m", "tests.benchmarks", *words]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "bench.json").read_text())
     assert [(row["benchmark"], row["variant"], row["floor_name"]) for row in found["rows"]] == [

@@ -17,7 +17,7 @@ from tests.chaos.shapes import overrides, shape
 from tests.chaos.stage import Act
 from tests.chaos.verdict import complaints
 
-IMPATIENT = ("faults.heartbeat=5", "faults.join_timeout=30")
+IMPATIENT = ("faults.heartbeat=10", "faults.join_timeout=60")
 """Of a job whose worker freezes: so that its loss is known soon."""
 PATIENT = ("faults.heartbeat=30", "faults.join_timeout=120")
 UNTOUCHED = [Expected(exit=0, status="completed", model="same")]

@@ -9,8 +9,10 @@ import psutil
 SHARED_MEMORY = Path("/dev/shm")
 MARK = "CHAOS_RUN"
 """The environment variable by which all processes of a run are known."""
-LAST_MOMENTS = 10.0
+LAST_MOMENTS = 60.0
 """Seconds that processes on their way out have."""
+LOOKS = 5
+"""At what looks left behind: a file that is being made has a name a moment before it is open."""
 
 
 def processes(mark: str) -> Iterator[psutil.Process]:
@@ -45,15 +47,18 @@ def of_run(mark: str, before: Collection[str]) -> list[str]:
     """Complaints about what runs on or lies in shared memory after a run; `before`: the segments that were there before it."""
     _, alive = psutil.wait_procs(list(processes(mark)), timeout=LAST_MOMENTS)
     found = [f"left behind: {described(process)}" for process in alive if process in list(processes(mark))]
-    # Another run on this machine may be making one: those have a name for a moment only.
+    return found + [f"left behind: shared memory {name}" for name in lasting_segments(before)]
+
+
+def lasting_segments(before: Collection[str] = ()) -> set[str]:
+    """Names of shared memory that this process or nobody has open, those of `before` left out.
+
+    Another run on this machine may be making one, which has a name until its maker, who has it open, comes to take it away.
+    """
     suspects = segments() - set(before)
-    for _ in range(50):
-        suspects &= segments()
-        if not suspects:
-            break
-        os.sched_yield()
-    lasting = [name for name in suspects if not _held(name)]
-    return found + [f"left behind: shared memory {name}" for name in lasting]
+    for _ in range(LOOKS):
+        suspects = {name for name in suspects if _is_left(name)}
+    return suspects
 
 
 def in_folder(folder: Path, temporary: Path) -> list[str]:
@@ -64,16 +69,17 @@ def in_folder(folder: Path, temporary: Path) -> list[str]:
     return [f"left behind: {path}" for path in [*drafts, *notes, *secrets, *temporary.iterdir()]]
 
 
-def _held(name: str) -> bool:
-    """Whether a living process of another run has the segment open."""
+def _is_left(name: str) -> bool:
+    """Whether a segment still has its name, and no other process has it open."""
     try:
-        inode = (SHARED_MEMORY / name).stat().st_ino
+        segment = (SHARED_MEMORY / name).stat()
     except FileNotFoundError:
-        return True
+        return False
     for path in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if path.stat().st_ino == inode:
-                return True
+            found = path.stat()
         except OSError:
             continue
-    return False
+        if (found.st_dev, found.st_ino) == (segment.st_dev, segment.st_ino) and int(path.parts[2]) != os.getpid():
+            return False
+    return (SHARED_MEMORY / name).exists()

@@ -1,5 +1,6 @@
 """A plan without documents, a controller that collects its events, and servers that end with the test."""
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ class Hall:
             plan or make_plan(count), part=lambda name: {"worker": name}, post=self.events.put, limits=limits, clock=lambda: 1000.0
         )
 
-    def next(self, kind: type, timeout: float = 10.0) -> Any:
+    def next(self, kind: type, timeout: float = 60.0) -> Any:
         """The next event of `kind`; others before it are dropped."""
         while True:
             event = self.events.get(timeout=timeout)
@@ -73,7 +74,7 @@ class Noticed:
 
     def wait(self) -> list[str]:
         """The reasons, once there is one."""
-        assert self._called.wait(10), "on_abort was not called within 10 s"
+        assert self._called.wait(60), "on_abort was not called within 60 s"
         return self.reasons
 
 
@@ -85,6 +86,13 @@ def noticed() -> type[Noticed]:
 @pytest.fixture
 def hall() -> Callable[..., Hall]:
     return Hall
+
+
+@pytest.fixture
+def own_host() -> str:
+    """An address of this machine that no other process uses: a port of it that is given up is taken by nobody."""
+    high, low = divmod(os.getpid(), 256)
+    return f"127.{77 + high // 256 % 100}.{high % 256}.{low}"
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from unittest.mock import Mock
 
 import pytest
 
@@ -113,10 +115,10 @@ def test_a_process_that_stands_still_loses_its_sessions_after_the_heartbeat_and_
 
 def test_quiet_workers_stay_as_long_as_the_heart_of_their_process_beats(hall, listen, pipe_to):
     place = hall()
-    with pipe_to(place, listen(place, heartbeat=2.0)).session("trainer-0") as session:
+    with pipe_to(place, listen(place, heartbeat=5.0)).session("trainer-0") as session:
         session.open(10)
         with pytest.raises(ControlTimeout):
-            session.wait_start(3.0)
+            session.wait_start(6.0)
         session.state("completed")
     assert [type(event).__name__ for event in place.posted()] == ["Registered", "StateChanged", "SessionClosed"]
 
@@ -228,11 +230,13 @@ def test_the_end_of_the_server_is_an_abort_for_its_workers(hall, listen, pipe_to
         Pipe(server.address, place.controller.token, timeout=10)
 
 
-def test_sessions_say_goodbye_while_the_server_stops(hall, listen, pipe_to, noticed):
+def test_sessions_say_goodbye_while_the_server_stops(hall, listen, pipe_to, monkeypatch):
     place = hall()
     server = listen(place)
     session = pipe_to(place, server).session("trainer-0")
     session.open(10)
+    # The clock of the server stands still, so the time for goodbyes is never over.
+    monkeypatch.setattr("flame_run.control.pipe_server.time", Mock(monotonic=Mock(return_value=time.monotonic())))
     with ThreadPoolExecutor(1) as pool:
 
         def end(reason):

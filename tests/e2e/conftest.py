@@ -87,8 +87,15 @@ class Run:
 
     def left_over(self) -> list[psutil.Process]:
         """Processes of the run that outlived it; waits a little for those on their way out."""
-        _, alive = psutil.wait_procs(self.family, timeout=20)
-        return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        _, alive = psutil.wait_procs(self.family, timeout=60)
+        return [process for process in alive if _lives(process)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture

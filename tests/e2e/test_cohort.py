@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flame_run.run.records import read_records
+from tests.chaos.remains import lasting_segments
 
 IMAGES = "{name: images, url: 'builtin://mnist-mini', realm: default, partition: {strategy: iid, count: 6}}"
 SIX = [
@@ -94,7 +95,7 @@ def test_trainers_share_as_many_processes_as_asked_for_and_the_aggregator_has_it
         log = (run.folder / "workers" / f"trainer-{index}" / "worker.log").read_text().splitlines()
         assert [line for line in log if "trains in round" in line] == [f"trainer-{index} trains in round {n}" for n in (1, 2, 3)]
         assert log.count("and says so") == 3
-    assert not list(Path("/dev/shm").glob("flame-run*"))
+    assert not lasting_segments()
 
 
 def test_by_default_there_is_a_process_for_each_core(flame_run: Any) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.remains import lasting_segments
+
 ENDLESS = ["experiment=smoke", "job.hyperparameters.rounds=1000000", "tracking=none", "checkpoint.every=0"]
 
 BROKEN = """
@@ -178,7 +180,7 @@ def test_no_child_is_left_after_a_good_run(start: Any) -> None:
     run.await_line("round 1/")
     assert run.finish() == 0
     assert not run.left_over()
-    assert not list(Path("/dev/shm").glob("flame-run*"))
+    assert not lasting_segments()
 
 
 def test_python_dash_m_is_the_command(tmp_path: Path) -> None:

@@ -82,12 +82,13 @@ def files_of(folder: Path) -> Iterator[tuple[Path, bytes]]:
 
 def test_workers_that_join_from_their_sites_make_the_model_of_launcher_local(expected: str, federation: Any) -> None:
     job = federation()
-    first = job.join("trainer-0", "site.dial_only=true", "--approve-digest", job.digest)
     with Wiretap(job.address) as tap:
         second = job.join("trainer-1", address=tap.address)
         second.await_line("admitted")
         stranger = job.join("trainer-1")
         assert (stranger.finish(), "registered already and alive" in stranger.stderr) == (2, True), stranger.stderr
+        # Without it the job does not begin, so it was not over before the stranger came.
+        first = job.join("trainer-0", "site.dial_only=true", "--approve-digest", job.digest)
         assert [each.finish() for each in (job.run, first, second)] == [0, 0, 0], job.run.text + first.stderr + second.stderr
         sent, received = tap.seen("there"), tap.seen("back")
     assert job.run.json("summary.json")["model_sha256"] == expected
@@ -116,8 +117,9 @@ def test_an_error_of_a_site_is_named_to_the_job_and_told_to_the_site_alone(feder
     job = federation()
     (job.data[0].parent / "ours.py").write_text(FAILING)
     with Wiretap(job.address) as tap:
-        site = job.join("trainer-0", "model.data._target_=ours.Broken", address=tap.address)
         other = job.join("trainer-1")
+        other.await_line("admitted")
+        site = job.join("trainer-0", "model.data._target_=ours.Broken", address=tap.address)
         assert site.finish() == 1
         assert job.run.finish() == 1
         sent = tap.seen("there")
@@ -145,7 +147,7 @@ def test_a_site_refuses_a_job_whose_code_it_has_not_approved(start: Any, tmp_pat
 
 
 def test_whoever_is_not_wanted_or_does_not_want_is_told_and_leaves_with_status_two(federation: Any, tmp_path: Path) -> None:
-    job = federation("faults.join_timeout=60")
+    job = federation("faults.join_timeout=240")
     wrong, named = make_token(tmp_path / "wrong").parent, tmp_path / "named"
     write_bundle(named, Card(), read_bundle(job.bundles / "trainer-0").token)
     stranger, nobody = job.join("trainer-0", bundle=wrong), job.join("trainer-7", f"dataset.path={tmp_path}", bundle=named)
@@ -178,7 +180,7 @@ def test_a_job_waits_for_its_sites_no_longer_than_it_says_and_names_who_has_not_
 
 
 def test_a_job_goes_on_with_a_site_that_was_lost_and_joins_again(expected: str, federation: Any) -> None:
-    job = federation("faults.on_worker_loss=restart", "faults.heartbeat=3", "security=tls")
+    job = federation("faults.on_worker_loss=restart", "faults.heartbeat=8", "security=tls")
     other, first = job.join("trainer-1"), job.join("trainer-0")
     first.await_line("admitted")
     first.signal(signal.SIGKILL)

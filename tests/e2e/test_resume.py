@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests import chaos_points as chaos
+from tests.chaos.remains import lasting_segments
 from tests.e2e.conftest import Run
 
 ROUNDS = 4
@@ -116,13 +117,15 @@ def whole(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     assert len({record["task_id"] for record in tasks}) == len(summary["workers"])
     left = [path.name for path in folder.rglob("*") if path.suffix in (".tmp", ".draft")]
     assert left + [name for name in (".rendezvous", "runner.json") if (folder / name).exists()] == []
-    assert not list(Path("/dev/shm").glob("flame-run*"))
+    assert not lasting_segments()
     return summary
 
 
 def killed(run: Run) -> None:
-    """Check that a run died as a whole, leaving no summary."""
+    """Check that a run died as a whole, leaving no summary; returns when none of its processes writes any more."""
     assert run.process.returncode == -signal.SIGKILL, run.text + run.stderr
+    _, lasting = psutil.wait_procs(list(processes(run.cwd)), timeout=60)
+    assert not lasting
 
 
 @pytest.mark.parametrize(
@@ -142,15 +145,16 @@ def test_a_run_whose_every_process_was_killed_goes_on_to_the_same_bits(
     fault = chaos.fault(place[0], place[1], "everybody", tmp_path / "fault", round=place[2])
     killed(command(*SMOKE, "hydra.run.dir=here", faults=(fault,)))
     assert not (tmp_path / "here" / "summary.json").exists()
-    _, lasting = psutil.wait_procs(list(processes(tmp_path)), timeout=30)
-    assert not lasting
     again = command("resume", "here")
     assert again.process.returncode == 0, again.text + again.stderr
     assert again.folder == tmp_path / "here"
     assert whole(again.folder)["model_sha256"] == expected
-    begun = [record["round"] for record in again.records("tasks.jsonl") if record["worker"] == "aggregator-0" and record["round"]]
-    assert begun[-1] == ROUNDS
-    assert begun.count(1) == (2 if place[2] == 1 else 1)
+    # Of what it reported before the kill the runner may not have written the last; of what came after it all is there.
+    root = [record for record in again.records("tasks.jsonl") if record["worker"] == "aggregator-0"]
+    begin = max(index for index, record in enumerate(root) if record["state"] == "ready")
+    rounds = [record["round"] for record in root[begin:] if record["state"] == "running" and record["round"]]
+    assert rounds == list(range(ROUNDS + 1 - len(rounds), ROUNDS + 1))
+    assert (1 in rounds) == (place[2] == 1)
 
 
 def test_a_torn_newest_checkpoint_a_torn_record_and_drafts_are_no_loss(

@@ -17,8 +17,12 @@ from flame_run.security.authority import Authority
 from flame_run.security.certs import certs
 from flame_run.security.names import role_of
 from flame_run.security.private import read_private
+from tests.hostile import gated
 
-SMOKE = ("experiment=smoke", "job.hyperparameters.rounds=25")
+ROUNDS = 8
+SMOKE = ("experiment=smoke", f"job.hyperparameters.rounds={ROUNDS}")
+HELD = (f"python_path=[{Path(gated.__file__).parent}]", "+job.code.trainer=gated.GatedTrainer")
+"""Overrides of a job whose last round begins when the test says so."""
 NO_TRACKING = "tracking=none"
 DAY = timedelta(days=1)
 ROUND = r"round 2/"
@@ -49,11 +53,15 @@ def secrets_of(bundles: Path) -> list[bytes]:
 
 def holders(folder: Path, secrets: list[bytes]) -> list[Path]:
     """Files under `folder` that hold a secret, whatever they are."""
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and any(secret in (content := path.read_bytes()) for secret in secrets) and content
-    ]
+    found = []
+    for path in folder.rglob("*"):
+        try:
+            content = path.read_bytes() if path.is_file() else b""
+        except FileNotFoundError:  # a job that runs replaces its files
+            continue
+        if any(secret in content for secret in secrets):
+            found.append(path)
+    return found
 
 
 def said_of(processes: list[psutil.Process]) -> Iterator[bytes]:
@@ -149,7 +157,10 @@ def test_a_job_refuses_whoever_is_not_invited_and_completes_with_the_same_model(
     # A worker that was invited, and is not any more.
     revoked = shutil.copytree(bundles / "trainer-1", place / "revoked")
     certs([str(bundles), "--revoke", "trainer-1", "--renew", "trainer-1"])
-    run = start(*SMOKE, NO_TRACKING, "security=tls", f"security.bundles={bundles}", cwd=place)
+    gate = place.parent / "gate"
+    os.mkfifo(gate)
+    held = {gated.GATE: str(gate), gated.ROUND: str(ROUNDS)}
+    run = start(*SMOKE, *HELD, NO_TRACKING, "security=tls", f"security.bundles={bundles}", cwd=place, env=held)
     run.await_line(ROUND)
     ports = listening(run)
     assert len(ports) >= 2
@@ -164,7 +175,10 @@ def test_a_job_refuses_whoever_is_not_invited_and_completes_with_the_same_model(
         with socket.create_connection(("127.0.0.1", port)) as silent:
             silent.send(b"\x16\x03\x01")
     assert run.process.poll() is None, "the job was over before the strangers were through"
+    # For reading as well, so that it opens at once.
+    opened = os.open(gate, os.O_RDWR)
     assert run.finish() == 0, run.text + run.stderr
+    os.close(opened)
     assert run.json("summary.json")["status"] == "completed"
     assert run.json("summary.json")["model_sha256"] == clear.json("summary.json")["model_sha256"]
     logs = [run.folder / "run.log", run.folder / "workers" / "aggregator-0" / "worker.log"]

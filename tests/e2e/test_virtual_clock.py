@@ -9,6 +9,19 @@ from typing import Any
 
 import pytest
 
+GATED = """
+import os
+from pathlib import Path
+from roles import Trainer
+
+class Gated(Trainer):
+    def train(self, task):
+        if task.round >= 3:
+            # Opening a named pipe lasts until somebody has opened its other side.
+            with Path(os.environ["GATE"]).open("rb"):
+                pass
+        return super().train(task)
+"""
 TINY = ("job.hyperparameters.rounds=6", "job.evaluate.every=0", "+model.trainer.limit_train_batches=3", "tracking=none")
 
 
@@ -45,14 +58,22 @@ def test_without_the_clock_an_asynchronous_job_runs_as_fast_as_its_workers(flame
 
 @pytest.mark.parametrize(("policy", "ends"), [("continue", "failed"), ("restart", "completed")])
 @pytest.mark.parametrize(("experiment", "worker"), [("async_two_tier", "trainer-1"), ("async_hierarchical", "middle-aggregator-1")])
-def test_an_asynchronous_job_survives_a_killed_worker(experiment: str, worker: str, policy: str, ends: str, start: Any) -> None:
+def test_an_asynchronous_job_survives_a_killed_worker(  # noqa: PLR0917 - what pytest fills in
+    experiment: str, worker: str, policy: str, ends: str, start: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "gated.py").write_text(GATED)
+    os.mkfifo(tmp_path / "gate")
     words = ["job.simulatedTime=null", f"faults.on_worker_loss={policy}", "job.hyperparameters.rounds=10", "algorithm.k=1"]
-    run = start(f"experiment={experiment}", *words, "+model.trainer.limit_train_batches=20", "tracking=none")
+    words += ["+job.code.trainer=gated.Gated", "+model.trainer.limit_train_batches=3", "tracking=none"]
+    run = start(f"experiment={experiment}", *words, env={"GATE": str(tmp_path / "gate")})
     run.await_line("round 2/")
     (plan,) = run.cwd.rglob("tasks.jsonl")
     records = [json.loads(line) for line in plan.read_text().splitlines()]
     os.kill(next(each["pid"] for each in reversed(records) if each["worker"] == worker and each["pid"]), signal.SIGKILL)
+    # For reading as well, so that it opens at once. Until then the job cannot have come to its end.
+    gate = os.open(tmp_path / "gate", os.O_RDWR)
     assert run.finish() == 0, run.text + run.stderr
+    os.close(gate)
     summary = run.json("summary.json")
     assert (summary["status"], summary["rounds"]) == ("completed", 10)
     assert summary["workers"][worker] == ends

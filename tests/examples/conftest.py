@@ -11,7 +11,7 @@ import pytest
 
 from tests.examples.pages import EXAMPLES, REPOSITORY
 
-LIMIT = 120
+LIMIT = 240
 """Seconds that one run may take."""
 
 

@@ -3,7 +3,8 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ class Meeting:
                 guest, _ = self._listener.accept()
             except OSError:
                 return
-            run, name, pid = json.loads(guest.recv(4096))
+            said = guest.recv(4096)
+            if not said:  # it was killed before it could speak
+                guest.close()
+                continue
+            run, name, pid = json.loads(said)
             runs.setdefault(run, []).append(guest)
             if len(runs[run]) == self.quorum:
                 for each in runs[run]:
@@ -136,7 +141,28 @@ def launch(hydra_restore_singletons: None, monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.fixture
 def assert_gone() -> Callable[[Sequence[psutil.Process]], None]:
     def check(processes: Sequence[psutil.Process]) -> None:
-        _, alive = psutil.wait_procs(list(processes), timeout=30)
-        assert [each for each in alive if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+        _, alive = psutil.wait_procs(list(processes), timeout=60)
+        assert [each for each in alive if _lives(each)] == []
 
     return check
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def those_of() -> Callable[[Iterable[int]], list[psutil.Process]]:
+    """The processes of these ids that have not ended."""
+
+    def find(pids: Iterable[int]) -> list[psutil.Process]:
+        found = []
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid))
+        return found
+
+    return find

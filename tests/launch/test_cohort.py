@@ -220,4 +220,5 @@ def test_no_thread_file_or_child_of_the_runner_is_left(launch: Launch) -> None:
     launch(bare(), where, 4)
     before = count()
     launch(bare(), where, 8)
-    assert count() == before
+    # What tests before this one have begun may end meanwhile.
+    assert all(now <= then for now, then in zip(count(), before, strict=True))

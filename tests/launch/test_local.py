@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from flame_run.launch.local import LocalLauncher
 
 Launch = Callable[..., Sequence[JobReturn]]
 Gone = Callable[[Sequence[psutil.Process]], None]
+Those = Callable[[Iterable[int]], list[psutil.Process]]
 
 
 def bare(**options: Any) -> LocalLauncher:
@@ -219,14 +220,13 @@ def test_kill_ends_even_a_stopped_worker_and_what_it_started(launch: Launch, mee
     assert_gone([*workers, *children])
 
 
-def test_a_worker_that_ends_leaves_no_process_behind(launch: Launch, assert_gone: Gone) -> None:
+def test_a_worker_that_ends_leaves_no_process_behind(launch: Launch, assert_gone: Gone, those_of: Those) -> None:
     def work(config: DictConfig) -> int:
         import subprocess
 
         return subprocess.Popen(["sleep", "600"]).pid
 
-    pids = [each.return_value for each in launch(bare(), work, 2)]
-    assert_gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])
+    assert_gone(those_of(each.return_value for each in launch(bare(), work, 2)))
 
 
 def test_a_killed_launcher_starts_nothing_any_more(launch: Launch) -> None:
@@ -359,7 +359,7 @@ def test_exit_functions_run_and_threads_are_awaited_at_the_end_of_a_worker(launc
     assert (tmp_path / "thread").exists()
 
 
-def test_an_observer_that_raises_ends_the_launch_and_its_workers(launch: Launch, assert_gone: Gone) -> None:
+def test_an_observer_that_raises_ends_the_launch_and_its_workers(launch: Launch, assert_gone: Gone, those_of: Those) -> None:
     pids: list[int] = []
 
     def observe(index: int, pid: int, what: str) -> None:
@@ -371,7 +371,7 @@ def test_an_observer_that_raises_ends_the_launch_and_its_workers(launch: Launch,
 
     with pytest.raises(KeyError, match="from the observer"):
         launch(bare(observer=observe), work, 2)
-    assert_gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])
+    assert_gone(those_of(pids))
 
 
 def test_the_default_imports_leave_torch_and_grpc_usable_in_every_worker(launch: Launch) -> None:

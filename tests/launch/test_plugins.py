@@ -74,11 +74,12 @@ def test_kill_ends_even_a_stopped_worker_and_the_launch(launch: Launch, meeting:
     assert_gone(workers)
 
 
-def test_no_worker_process_is_left_after_a_launch(launch: Launch, meeting: Any, assert_gone: Gone, plugin: str) -> None:
+def test_no_worker_process_is_left_after_a_launch(
+    launch: Launch, meeting: Any, assert_gone: Gone, those_of: Callable[..., Any], plugin: str
+) -> None:
     meeting.quorum = 3
     results = launch(make(plugin, 3), meet_function(), 3)
-    pids = [each.return_value for each in results]
-    assert_gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])
+    assert_gone(those_of(each.return_value for each in results))
 
 
 def test_a_killed_joblib_worker_is_an_error_of_the_launch(launch: Launch, meeting: Any, assert_gone: Gone) -> None:

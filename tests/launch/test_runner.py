@@ -40,7 +40,7 @@ def application(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]
 
 def run(folder: Path, *arguments: str) -> None:
     with application(folder, *arguments) as process:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output
 
 
@@ -104,7 +104,7 @@ def test_runs_of_a_sweep_in_one_process_share_the_fork_server(tmp_path: Path, me
             servers |= {psutil.Process(pid).ppid() for pid in pids[-3:]}
             for pid in pids[-3:]:
                 os.kill(pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
     assert len(servers) == 1
 
 
@@ -152,7 +152,7 @@ def test_a_runner_that_ends_with_a_warm_fork_server_leaves_no_process_and_no_war
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     assert done.stderr == ""
@@ -172,5 +172,5 @@ def test_the_launchers_are_imported_without_torch() -> None:
         "import sys, flame_run.launch.local, flame_run.launch.debug, flame_run.launch.sizing, flame_run.launch.workers;"
         "print({'torch', 'lightning', 'mlflow', 'grpc', 'joblib', 'submitit'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.strip() == "set()"

@@ -101,7 +101,7 @@ def test_lines_of_two_writing_processes_never_mix(tmp_path):
         "        for index in range(20): file.append({'who': sys.argv[2], 'text': 'x' * 5000})"
     )
     processes = [subprocess.Popen([sys.executable, "-c", script, str(path), who]) for who in "ab"]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(240) for process in processes] == [0, 0]
     assert len(list(read_records(path))) == 1000
 
 

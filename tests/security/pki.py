@@ -56,7 +56,7 @@ class Warned(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self._texts.put(record.getMessage())
 
-    def wait(self, part: str, timeout: float = 20.0) -> str:
+    def wait(self, part: str, timeout: float = 60.0) -> str:
         """The next warning that holds `part`; those before it are dropped."""
         while part not in (text := self._texts.get(timeout=timeout)):
             pass

@@ -29,13 +29,16 @@ HOST, FRIEND, THIEF = "aggregator-0", "trainer-0", "trainer-1"
 class Site:
     """Makes endpoints with certificates, and closes them."""
 
+    grace = 1000.0
+    """Seconds until a connection that is still on its way counts as a stranger's."""
+
     def __init__(self, pki: Pki) -> None:
         self.pki = pki
         self.open: list[GrpcEndpoint] = []
         self.securities: list[TlsSecurity] = []
 
     def security(self, name: str, folder: Path | None = None) -> TlsSecurity:
-        security = TlsSecurity(folder or self.pki.folder / name, name, grace=0.1)
+        security = TlsSecurity(folder or self.pki.folder / name, name, grace=self.grace)
         self.securities.append(security)
         return security
 
@@ -127,6 +130,8 @@ def test_who_cannot_pass_the_handshake_is_refused_counted_and_logged_while_other
     spoke.wait_joined(timeout=20)
     error = call_as(THIEF, str(endpoint.address), AT_THE_HANDSHAKE[what](site.pki, foreign))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
+    for security in site.securities:
+        security.close()  # which tells of those that have not become a stream
     warned.wait("refused 1 connection without TLS, or without a valid certificate of this job")
     assert endpoint.refused == 1
     exchange(center, spoke, 1)
@@ -173,6 +178,7 @@ def test_a_certificate_does_not_replace_the_token(site: Site) -> None:
 
 
 def test_a_stranger_who_says_nothing_is_counted_too(site: Site, warned: Warned) -> None:
+    site.grace = 0.1
     endpoint, center = site.host(FRIEND)
     host, _, port = str(endpoint.address).rpartition(":")
     with socket.create_connection((host, int(port))):
@@ -207,7 +213,7 @@ def impostor(site: Site, foreign: Pki, what: str) -> dict[str, Any]:
 )
 def test_a_worker_does_not_join_whoever_listens_in_the_place_of_its_peer(site: Site, foreign: Pki, what: str, reason: str) -> None:
     endpoint, center = site.host(FRIEND, **impostor(site, foreign, what))
-    spoke = site.dial(FRIEND, endpoint, join_timeout=1.0)
+    spoke = site.dial(FRIEND, endpoint, join_timeout=3.0)
     with pytest.raises((AddressError, Refused), match=reason):
         spoke.wait_joined(timeout=20)
     assert not center.joined

@@ -167,7 +167,7 @@ def folder(tmp_path: Path, modules: Path) -> Folder:
 def settings(working_dir: Path, folder: Folder) -> Callable[..., TrackSettings]:
     def make(**options: Any) -> TrackSettings:
         roots = options.pop("roots", ("aggregator-0",))
-        conf = TrackingConf(**{"experiment": "tiny", **options})
+        conf = TrackingConf(**{"experiment": "tiny", "timeout": 240.0, **options})
         return make_settings(conf, run_dir=folder.path, working_dir=working_dir, run_name="tiny run", roots=roots)
 
     return make

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,13 @@ def test_a_job_that_goes_on_is_tracked_in_the_same_run(folder, settings):
     assert history(chosen, parent, "loss") == losses(0, 3)
 
 
-def test_what_a_server_that_is_down_could_not_take_is_counted_and_delivered_once_later(folder, settings, working_dir):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_what_a_server_that_is_down_could_not_take_is_counted_and_delivered_once_later(folder, settings, working_dir, request):
+    # Bound, so that nobody else gets the port, but nobody listens yet.
+    free = socket.socket()
+    request.addfinalizer(free.close)
+    free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
     chosen = settings(uri=f"http://127.0.0.1:{port}", log_models=False, timeout=20)
     tracker = start_tracker(chosen)
     folder.rounds(2)
@@ -131,7 +135,7 @@ def test_what_a_server_that_is_down_could_not_take_is_counted_and_delivered_once
         assert server.stderr is not None
         assert any("startup complete" in line for line in server.stderr)
         for _ in range(2):
-            synced = sync(folder.path, timeout=60)
+            synced = sync(folder.path, timeout=240)
             assert (synced.warnings, synced.unsent) == ((), 0)
             parent, children = runs_of(chosen)
             assert parent.info.status == "FINISHED"
@@ -152,7 +156,7 @@ def test_two_trackers_may_make_a_new_store_at_once(folder, tmp_path, modules, se
         each.rounds(1)
         each.end()
         trackers.append(start_tracker(chosen))
-    results = [tracker.finish(60) for tracker in trackers]
+    results = [tracker.finish(240) for tracker in trackers]
     assert [(result.warnings, result.unsent) for result in results] == [((), 0)] * 2
     assert results[0].experiment_id == results[1].experiment_id
     assert results[0].run_id != results[1].run_id
@@ -169,8 +173,10 @@ def started(tracker: Tracker) -> psutil.Process:
 
 def test_a_tracker_that_is_killed_is_a_warning(folder, settings):
     tracker = start_tracker(settings())
-    folder.rounds(1)
     started(tracker).kill()
+    assert tracker._process is not None
+    assert wait([tracker._process.sentinel], 60)
+    folder.rounds(1)
     tracker.wake()
     result = tracker.finish()
     assert result.unsent == 3

@@ -1,5 +1,6 @@
 """Networks of workers for the contract suite: the same calls over every transport."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -142,6 +143,13 @@ def network(request: pytest.FixtureRequest) -> Iterator[Network]:
     network: Network = request.param()
     yield network
     network.close()
+
+
+@pytest.fixture
+def own_host() -> str:
+    """An address of this machine that no other process uses: a port of it that is given up is taken by nobody."""
+    high, low = divmod(os.getpid(), 256)
+    return f"127.{77 + high // 256 % 100}.{high % 256}.{low}"
 
 
 @pytest.fixture

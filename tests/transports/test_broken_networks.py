@@ -23,7 +23,7 @@ WORKER = """
 import sys
 from transports.base import Arrived, ChannelSpec
 from transports.grpc_channel.endpoint import GrpcEndpoint
-endpoint = GrpcEndpoint("a", token="the secret of this job", heartbeat=1.0)
+endpoint = GrpcEndpoint("a", token="the secret of this job", heartbeat=3.0)
 channel = endpoint.open(ChannelSpec(name="param", group="default", ends=("hub",), dials=frozenset({"hub"}), backend="grpc"))
 endpoint.connect({"hub": sys.argv[1]})
 while True:
@@ -123,7 +123,7 @@ def test_an_offer_that_changes_on_its_way_breaks_the_connection_and_is_taken_whe
 
 
 def test_a_half_open_connection_is_found_by_both_sides_and_replaced():
-    with site(heartbeat=1.0) as both:
+    with site(heartbeat=3.0) as both:
         for _ in range(2):
             both.cable.block()
             delivery = both.center.send(weights(200_000), ["a"])
@@ -161,7 +161,7 @@ def test_a_worker_that_comes_back_need_not_wait_until_its_old_connection_is_foun
 
 
 def test_a_frozen_process_is_away_and_joins_again_when_it_goes_on():
-    with GrpcEndpoint("hub", token=TOKEN, heartbeat=1.0) as hub:
+    with GrpcEndpoint("hub", token=TOKEN, heartbeat=3.0) as hub:
         center = hub.open(ChannelSpec(name="param", group="default", ends=("a",), backend="grpc"))
         process = subprocess.Popen([sys.executable, "-c", WORKER, hub.address or ""], cwd=Path(__file__).parents[2])
         try:
@@ -244,9 +244,9 @@ def test_a_notice_that_comes_after_the_new_process_does_not_disturb_it():
             exchange(center, spoke)
 
 
-def test_a_port_that_another_job_has_taken_meanwhile_does_not_end_the_search():
+def test_a_port_that_another_job_has_taken_meanwhile_does_not_end_the_search(own_host):
     with GrpcEndpoint("a", token=TOKEN) as worker:
-        with GrpcEndpoint("hub", token=TOKEN) as hub:
+        with GrpcEndpoint("hub", token=TOKEN, bind=f"{own_host}:0") as hub:
             center = opened(hub)
             address = hub.address or ""
             spoke = dialling(worker, address)

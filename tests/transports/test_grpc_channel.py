@@ -130,9 +130,9 @@ def test_closing_ends_although_a_peer_is_frozen():
 # ---- addresses and threads
 
 
-def test_a_closed_endpoint_frees_its_port_and_its_thread():
+def test_a_closed_endpoint_frees_its_port_and_its_thread(own_host):
     before = set(threading.enumerate())
-    with GrpcEndpoint("hub", token=TOKEN) as hub:
+    with GrpcEndpoint("hub", token=TOKEN, bind=f"{own_host}:0") as hub:
         address = hub.listen()
         assert hub.listen() == address == hub.address
     assert not [thread for thread in set(threading.enumerate()) - before if "hub" in thread.name]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.chaos.remains import lasting_segments
 from transports.base import Arrived, Backend, Channel, ChannelSpec, Joined, Left, Offer
 from transports.errors import Refused
 from transports.grpc_channel import channel as channel_module
@@ -86,13 +87,8 @@ def inode(message: Message) -> int:
     return message.payload.handle.inode
 
 
-def names() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("flame-run-")}
-
-
 def no_segment_has_a_name() -> bool:
-    # Other processes may be about to make one: a name seen twice is one that stays.
-    return not names() & names()
+    return not lasting_segments()
 
 
 def mapped() -> list[str]:
@@ -275,7 +271,8 @@ def test_a_thousand_rounds_leave_no_file_open(shm):
             del got, update
         if round == 10:
             before = len(open_files())
-    assert len(open_files()) <= before + 2
+    # Each of the three keeps a few segments, with two files each; a file of every round would be a thousand.
+    assert len(open_files()) <= before + 3 * 2 * pool_module._KEPT_SEGMENTS
     assert no_segment_has_a_name()
 
 
@@ -290,7 +287,7 @@ def test_a_closed_endpoint_has_nothing_mapped_or_open():
         got = next_offer(spoke).take(SOON)
         assert len(mapped()) > len(before)
         del got, spoke, center
-    assert mapped() == before
+    assert set(mapped()) <= set(before)
 
 
 # ---- who shares and who does not
