@@ -17,6 +17,7 @@ from flame_run.data.urls import check_url
 from flame_run.errors import InvalidConfig, Problem
 from flame_run.join.approve import bad_patterns
 from flame_run.join.digest import DIGEST
+from flame_run.run.trainer_options import check_trainer
 
 
 @dataclass(kw_only=True)
@@ -170,6 +171,7 @@ def _check(site: SiteConf) -> Iterator[Problem]:
     if not 0 < site.site.join_timeout < float("inf"):
         yield Problem("site.join_timeout", site.site.join_timeout, "a time in seconds must be above 0", "a number such as 600")
     missing = [folder for folder in site.python_path if not Path(folder).is_dir()]
+    yield from check_trainer(dict(site.model.trainer), "model.trainer")
     yield from (Problem("python_path", folder, "there is no such folder") for folder in missing)
     yield from bad_patterns(site.approve.targets)
     digest = site.approve.digest

@@ -19,8 +19,10 @@ from flame_run.errors import InvalidConfig, Problem
 from flame_run.launch.external import check_external, started_here
 from flame_run.run.algorithms import PARTS, check_fit, check_parts
 from flame_run.run.faults import check_faults, check_faults_of_plan
+from flame_run.run.launchers import check_launcher
 from flame_run.run.null_round import check_null_round
 from flame_run.run.simulated import check_simulated
+from flame_run.run.trainer_options import check_trainer
 from flame_run.security.config import check_security
 from flame_run.topology.build import plan_or_problems
 from flame_run.topology.plan import AT_SITE, Plan
@@ -130,9 +132,8 @@ def _group_problems(cfg: DictConfig) -> list[Problem]:
     for place in ("model.module", "model.data", "model.trainer", *PARTS, *own):
         node = OmegaConf.select(cfg, place)
         problems += check_targets(OmegaConf.to_container(node) if OmegaConf.is_config(node) else None, place)
-    if "max_epochs" in cfg.model.trainer:
-        reason = "how long a trainer trains in a round is the job's to say"
-        problems.append(Problem("model.trainer.max_epochs", cfg.model.trainer.max_epochs, reason, "job.hyperparameters.epochs"))
+    problems += check_trainer(OmegaConf.to_container(cfg.model.trainer), "model.trainer")  # type: ignore[arg-type]
+    problems += check_launcher(cfg.launcher)
     return problems + check_parts(cfg) + _backend_problems(cfg) + _number_problems(cfg) + _path_problems(cfg)
 
 
@@ -152,8 +153,13 @@ def _number_problems(cfg: DictConfig) -> list[Problem]:
         "transport": {"port": 0, "chunk_bytes": 1, "max_message_bytes": 1, "max_tensors": 1},
         "checkpoint": {"every": 0, "keep": 2},  # where the newest is torn, a run goes on from the one before
     }
-    ports = [] if cfg.transport.port < 2**16 else [Problem("transport.port", cfg.transport.port, "no such port", "0 to 65535")]
-    return ports + [
+    most = {"port": (2**16 - 1, "no such port"), "chunk_bytes": (2**24, "more than a piece of a message may have")}
+    large = [
+        Problem(f"transport.{key}", cfg.transport[key], reason, f"up to {bound}")
+        for key, (bound, reason) in most.items()
+        if cfg.transport[key] > bound
+    ]
+    return large + [
         Problem(f"{group}.{key}", cfg[group][key], f"must be at least {bound}")
         for group, bounds in least.items()
         for key, bound in bounds.items()

@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flame_run.errors import InvalidConfig
 from flame_run.launch.cohort import CohortLauncher
-from flame_run.launch.config import CohortConf, DebugConf, LocalConf
+from flame_run.launch.config import CohortConf, DebugConf, ExternalConf, LocalConf
 from flame_run.launch.debug import DebugLauncher
 from flame_run.launch.local import LocalLauncher
 from flame_run.launch.plugins import PluginLauncher
@@ -101,6 +101,8 @@ def test_every_choice_of_the_group_makes_a_launcher(name: str, kind: type[Launch
     assert isinstance(launcher, WorkerLauncher)
 
 
-@pytest.mark.parametrize(("name", "conf"), [("local", LocalConf), ("cohort", CohortConf), ("debug", DebugConf)])
+@pytest.mark.parametrize(
+    ("name", "conf"), [("local", LocalConf), ("cohort", CohortConf), ("debug", DebugConf), ("external", ExternalConf)]
+)
 def test_the_files_of_our_own_launchers_say_the_defaults(name: str, conf: type) -> None:
     assert choice(name) == OmegaConf.structured(conf)
