@@ -16,6 +16,8 @@ class Traits:
 
     mergeable: bool = True
     """Sums of its updates add up, so that middle aggregators may pass them on."""
+    needs_all_updates: bool = False
+    """It looks at each update of a round by itself, all of them at once: the root holds a copy of each. Not mergeable."""
     asynchronous: bool = False
     """Updates count when they come, whatever the round they were made in."""
     surveys: bool = False
@@ -36,6 +38,11 @@ class Traits:
     """Not all ends take part in each round."""
     hears: bool = False
     """It looks at what single data consumers report: they are the ends of the root."""
+
+    @property
+    def passes_sums(self) -> bool:
+        """Whether aggregators in the middle can serve it: they pass on sums."""
+        return self.mergeable and not self.needs_all_updates
 
 
 PLAIN: Final = Traits(serverless=True, plain=True)

@@ -4,7 +4,7 @@ The server half (`Part`) lives at aggregators. The client half (`Client`) is a L
 Neither knows of channels, rounds in flight or processes; what they say to each other travels with models and updates.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -46,6 +46,19 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Single:
+    """One update of a round by itself."""
+
+    groups: Mapping[str, State]
+    """Group -> name -> tensor, in at least float32; `weights` are weights, or differences where the strategy's updates are."""
+    weight: float
+    """n_i, above 0; in asynchronous rounds times what its staleness leaves of it."""
+    samples: int
+    scalars: Mapping[str, Scalar]
+    """What the update said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
     """The updates of a round, folded: weighted means of tensors, sums of numbers."""
 
@@ -59,6 +72,9 @@ class Gathered:
     samples: int
     count: int
     """Updates of data consumers in it, through any number of levels."""
+    singles: Sequence[Single] = ()
+    """The updates one by one, in the order of the plan (of arrival where rounds are asynchronous or eager), for a strategy that
+    `needs_all_updates`; nothing for others. A strategy may write to them."""
 
     @property
     def mean(self) -> State:

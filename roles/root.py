@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -287,4 +288,5 @@ class Root:
 
 
 def _gathered(total: WeightedSum, groups: Mapping[str, State]) -> Gathered:
-    return Gathered(groups=groups, sums=total.sums, weight=total.total, samples=total.samples, count=total.updates)
+    made = partial(Gathered, weight=total.total, samples=total.samples, count=total.updates)
+    return made(groups=groups, sums=total.sums, singles=total.singles)

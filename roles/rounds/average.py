@@ -1,12 +1,13 @@
 """The weighted mean of states, accumulated in bounded memory."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from roles.part import Single
 from transports.message import Message, Scalar, Specs, TensorSpec
 
 WEIGHTS = "weights"
@@ -64,6 +65,9 @@ class WeightedSum:
     take the largest value seen: exact, and the same in any order and through any number of levels.
     """
 
+    whole: ClassVar[bool] = False
+    """Whether updates have to be whole before they are added, however large they are."""
+
     def __init__(
         self,
         specs: Mapping[str, TensorSpec],
@@ -87,6 +91,8 @@ class WeightedSum:
         self.count = 0
         self.updates = 0
         """Updates of data consumers that are in it, through any number of levels."""
+        self.singles: list[Single] = []
+        """What it is made of, where that is kept."""
         self.sums = dict.fromkeys(names, 0.0)
         self._partial: dict[str, float] = {}
         """Entry of the weights -> sum(n_i) of the updates that hold it, once there was one without it."""

@@ -16,6 +16,7 @@ from roles.rounds.choice import Choice
 from roles.rounds.collect import Collect
 from roles.rounds.ends import Ends
 from roles.rounds.gather import Gather
+from roles.rounds.kept import KeptSum
 from roles.rounds.round import Round
 from roles.rounds.shares import Shares
 from roles.rounds.task import Task
@@ -135,7 +136,8 @@ class Below:
             return WeightedSum({}, names=strategy.sums)
         names = [name for part in parts if not (part is strategy and strategy.traits.surveys) for name in part.sums]
         specs = task.model.specs
-        return WeightedSum(specs[WEIGHTS], self.allocate_sum, more=strategy.up_specs(specs), names=names)
+        make = KeptSum if strategy.traits.needs_all_updates else WeightedSum
+        return make(specs[WEIGHTS], self.allocate_sum, more=strategy.up_specs(specs), names=names)
 
     def _round(self, task: Task) -> Round:
         if self._lasting is not None:

@@ -109,7 +109,8 @@ class Intake:
     def fold(self, end: str, total: WeightedSum) -> None:
         """Transfer one update, check it, add it; or tell the state machine why not."""
         # By the size of the sum: all updates of a round go the same way, else a sum could not be made anew.
-        if self._codec is None and not self._asynchronous and total.memory.nbytes > WHOLE_BYTES:
+        pieces = self._codec is None and not self._asynchronous and not total.whole
+        if pieces and total.memory.nbytes > WHOLE_BYTES:
             self._fold_pieces(end, total)
         else:
             self._fold_whole(end, total)
