@@ -50,7 +50,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="names of tables: mcmahan, skewed, stragglers")
     parser.add_argument("--mnist", default="torchvision://MNIST", help="dataset URL of the full MNIST")
-    parser.add_argument("--seeds", type=int, default=2, help="runs of each job of the last two tables, seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each job of the last two tables, seeds 0, 1, ...")
     parser.add_argument("--quick", action="store_true", help="one step of one round of each job")
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the runs and of NAME.json")
     return parser.parse_args()
@@ -86,7 +86,7 @@ def _lines(table: Table, job: Job, results: Sequence[Result], *, first: bool) ->
     columns = {"job": job.name, f"{table.by.replace('_', ' ')} to {table.target:.0%}": when([each.reached for each in results])}
     if any(each.paper for each in table.jobs):
         columns["paper"] = job.paper
-    columns["accuracy at the end"] = f"{statistics.mean(each.accuracy for each in results):.4f}"
+    columns["accuracy at the end"] = spread([each.accuracy for each in results])
     columns["rounds"] = f"{statistics.mean(each.rounds for each in results):.0f}"
     columns["seeds"] = ", ".join(str(each.seed) for each in results)
     if first:
@@ -97,6 +97,12 @@ def _lines(table: Table, job: Job, results: Sequence[Result], *, first: bool) ->
 
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and the least and the largest of several."""
+    mean = f"{statistics.mean(values):.4f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.4f} to {max(values):.4f})"
 
 
 def when(reached: Sequence[float | None]) -> str:

@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Options], list[Row]]] = {
     "null-500": partial(null.measure, 500),
     "mnist-small": partial(training.measure, training.WORKS["mnist-small"]),
     "many": partial(training.measure, training.WORKS["many"]),
+    "many-small": partial(training.measure, training.WORKS["many-small"]),
     "cold": cold.measure,
     "fit": fit.measure,
     "memory": memory.measure,
