@@ -1,4 +1,4 @@
-"""mnist-small, many, many-small: jobs that train, beside plain PyTorch loops of the same work. Imports are taken off the command."""
+"""mnist-small, many, many-small: jobs that train, beside plain PyTorch loops of the same work, without imports."""
 
 import statistics
 from dataclasses import dataclass, replace
