@@ -6,9 +6,12 @@ still larger than all buffers on the way, tells the part that does not grow with
 be at most 2.5 sizes.
 """
 
+import statistics
+from functools import partial
+
 from tests.benchmarks.command import Job, flame_run
 from tests.benchmarks.pages import KINDS
-from tests.benchmarks.result import Bound, Options, Row
+from tests.benchmarks.result import Bound, Options, Row, alternating
 
 SMALL = 32
 """Megabytes of the model that tells the constant."""
@@ -20,23 +23,24 @@ def measure(options: Options) -> list[Row]:
     rows = []
     for transport in [name for name in options.transports if name != "auto"]:
         for ends in counts:
-            options.say(f"memory: {ends} ends over {transport}")
-            job = _job(megabytes, ends, transport)
-            whole, small = _peak(job), _peak(_job(SMALL, ends, transport))
-            growing = (whole - small) / (megabytes - SMALL) * megabytes
+            samplers = {str(size): partial(_job, size, ends, transport) for size in (megabytes, SMALL)}
+            jobs = alternating(options, f"memory, {ends} ends over {transport}", samplers)
+            wholes, smalls = ([_peak(job) for job in jobs[str(size)]] for size in (megabytes, SMALL))
+            growing = [(whole - small) / (megabytes - SMALL) * megabytes for whole, small in zip(wholes, smalls, strict=True)]
+            whole = statistics.median(wholes)
             rows.append(
                 Row(
                     benchmark="memory",
                     variant=f"{transport}, {ends} ends",
                     unit="MB",
-                    ours=[growing],
+                    ours=growing,
                     floor_name="model",
                     floor=[float(megabytes)],
                     bound=Bound(factor=2.5, text="<= 2.5 x"),
                     more={
                         "peak, MB": round(whole, 1),
-                        "of it constant": round(whole - growing, 1),
-                        "in the last round": _kinds(job),
+                        "of it constant": round(whole - statistics.median(growing), 1),
+                        "in the last round": _kinds(jobs[str(megabytes)][-1]),
                     },
                 )
             )
