@@ -113,13 +113,12 @@ class Serverless:
         """Let these members train the round; whoever has another model gets this one with it."""
         standings, scalars = self.ring.circle.standings, {"trained": self.ticket, "digest": self._digest}
         free = [end for end in ends if end not in self._calls or self._calls[end].done()]
-        same = [end for end in free if standings[end].digest == self._digest]
-        others = [end for end in free if end not in same]
         model = self._model.relabel(kind=BEGIN, round=self._model.round + 1, scalars=scalars)
         bare = Message(BEGIN, model.round, scalars=scalars)
-        for message, to in ((bare, same), (model, others)):
-            if to:
-                self._calls |= dict.fromkeys(to, self._channel.send(message, to))
+        # One by one: whether a member may be called again is for its own answer to say, not for those of all.
+        for end in free:
+            same = standings[end].digest == self._digest
+            self._calls[end] = self._channel.send(bare if same else model, [end])
 
     def take_over(self, trained: str) -> bool:
         """Begin to lead, on the way to the sum of `trained`; whether that round is over elsewhere."""

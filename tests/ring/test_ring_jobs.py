@@ -1,4 +1,5 @@
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ import torch
 from torch import nn
 
 from roles.null import NullTrainer
+from roles.role import Role
 from roles.rounds.average import WEIGHTS
 from roles.settings import Share, Stop
 from roles.trainer import Task, Trainer
 from tests.ring.layouts import ALL, RING, SIZES, data_of, errors, federation, hybrid, ring
 from tests.roles import oracle
-from tests.roles.federation import Federation, Layout, Worker
+from tests.roles.federation import PATIENCE, Federation, Layout, Worker
 from tests.roles.specimens import CLASSES, FEATURES, Classifier, Points, classifier, mlp
 from transports.message import Message
 
@@ -159,14 +161,32 @@ class Punctual(Federation):
 @pytest.mark.parametrize("late", ["trainer-1", "trainer-2"])
 def test_a_worker_that_comes_late_gets_the_model_and_takes_part_from_then_on(late: str, tmp_path: Path) -> None:
     federated: list[Punctual] = []
+    there = threading.Event()
 
-    class Watched(Trainer):
+    class Early(Trainer):
+        """Counts the seconds when the other one that comes early is there; then only the late one is missing."""
+
+        def join(self) -> None:
+            channel = self.channel(RING[0])
+            channel.wait_joined([end for end in channel.spec.ends if end != late], PATIENCE)
+            super().join()
+
+    class Watched(Early):
         def train(self, task: Task) -> Message:
             federated[0].trained(task.round)
+            if task.round == Punctual.round:
+                with self.context.endpoint.mailbox.gate.released():  # type: ignore[attr-defined]
+                    assert there.wait(PATIENCE)
             return super().train(task)
 
+    class Late(Trainer):
+        def join(self) -> None:
+            super().join()
+            there.set()
+
     quorum = replace(ALL, min_ends=2, join_timeout=0.05)
-    made = federation(ring(3), tmp_path, quorum=quorum, rounds=4, code_of={"trainer-0": Watched})
+    code: dict[str, type[Role]] = {"trainer-0": Watched, "trainer-1": Early, "trainer-2": Early, late: Late}
+    made = federation(ring(3), tmp_path, quorum=quorum, rounds=4, code_of=code)
     federated.append(Punctual(made.layout, made.job))
     federated[0].late = late
     records = federated[0].run()
@@ -175,10 +195,10 @@ def test_a_worker_that_comes_late_gets_the_model_and_takes_part_from_then_on(lat
     assert records[late].rounds == list(range(first, 5))
     assert first in {2, 3}
 
-    def there(round: int, name: str) -> bool:
+    def takes_part(round: int, name: str) -> bool:
         return name != late or round >= first
 
-    expected = oracle.fedavg(classifier(), data_of(3), seed=4, rounds=4, epochs=1, takes_part=there)[-1]
+    expected = oracle.fedavg(classifier(), data_of(3), seed=4, rounds=4, epochs=1, takes_part=takes_part)[-1]
     assert oracle.largest_difference(torch.load(tmp_path / "last.pt", weights_only=True), expected) < 1e-6
 
 

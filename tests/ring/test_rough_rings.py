@@ -1,9 +1,12 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from typing_extensions import override
 
+from roles.ring.kinds import BEGIN
 from roles.settings import Settings
 from roles.trainer import Trainer
 from tests.ring.layouts import ALL, SIZES, errors, federation, hybrid, ring
@@ -11,7 +14,9 @@ from tests.roles import oracle
 from tests.roles.fatal import dying
 from tests.roles.federation import Layout, Record
 from tests.roles.specimens import classifier
-from transports.faulty import BREAKS, Chance, FaultyHub
+from transports.base import Outcome
+from transports.faulty import BREAKS, Chance, Fault, FaultyHub
+from transports.inproc import InprocOffer
 
 LAYOUTS: Mapping[str, Callable[[], Layout]] = {
     "ring": lambda: ring(4),
@@ -78,3 +83,48 @@ def test_optimizers_that_are_kept_survive_the_death_of_their_member(tmp_path: Pa
     code = {"trainer-2": dying(Trainer, "ring_allreduce", call=2, after=True), "trainer-0": dying(Trainer, "train", call=3)}
     run("ring", tmp_path / "hit", settings=settings, states=tmp_path / "hit-states", code_of=code, restart=True)
     assert oracle.same_bits(model(tmp_path / "hit"), model(tmp_path / "calm"))
+
+
+class LateAnswer(FaultyHub):
+    """Breaks the connection over which `cut` is called to round 2, and keeps the answer of `late` until `cut` has one more call.
+
+    So one of those who were called together comes back while another one has not answered.
+    """
+
+    def __init__(self, cut: str, late: str) -> None:
+        super().__init__()
+        self.cut, self.late = cut, late
+        self.calls = 0
+        """Of `cut` to round 2."""
+        self._kept: list[tuple[InprocOffer, Outcome]] = []
+
+    @override
+    def _arrive(self, offer: Any) -> None:
+        if self._called(offer) == self.cut:
+            self.calls += 1
+            if self.calls == 1:
+                offer.fault = Fault("break_before_offer")
+        super()._arrive(offer)
+        if self.calls == 2:
+            kept, self._kept = self._kept, []
+            for each in kept:
+                super().answer(*each)
+
+    @override
+    def answer(self, offer: InprocOffer, outcome: Outcome) -> None:
+        with self.lock:
+            if self._called(offer) == self.late and self.calls < 2:
+                self._kept.append((offer, outcome))
+            else:
+                super().answer(offer, outcome)
+
+    def _called(self, offer: InprocOffer) -> str | None:
+        return offer.receiver.owner if (offer.header.kind, offer.header.round) == (BEGIN, 2) else None
+
+
+def test_a_member_that_comes_back_is_called_again_though_another_one_has_not_answered(tmp_path: Path) -> None:
+    run("ring", tmp_path / "calm")
+    hub = LateAnswer("trainer-3", "trainer-1")
+    run("ring", tmp_path / "rough", hub)
+    assert hub.calls == 2
+    assert oracle.same_bits(model(tmp_path / "rough"), model(tmp_path / "calm"))

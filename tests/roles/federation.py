@@ -28,7 +28,7 @@ from roles.trainer import Trainer
 from transports.base import ChannelSpec
 from transports.inproc import Hub, InprocEndpoint
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which a federation that does not end fails the test."""
 
 PARAMETERS = ("distribute", "aggregate")
@@ -128,6 +128,8 @@ class Record:
     error: BaseException | None = None
     deaths: list[BaseException] = field(default_factory=list)
     """Why it was started anew."""
+    done: int = 0
+    """How many rounds it had entered when it was started anew last."""
     state: dict[str, Tensor] = field(default_factory=dict)
     """The final state dict of a trainer's module."""
 
@@ -269,6 +271,7 @@ class Federation:
         context.endpoint.close()
         if self._restart and isinstance(error, Killed):
             record.deaths.append(error)
+            record.done = len(record.rounds)
             self._start(worker, resume=True)
         else:
             record.error = error

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from tests.roles import oracle, queue_oracle
 from tests.roles.federation import PATIENCE, Job, Layout, Record, federate, three_tier, two_tier
 from tests.roles.queue_oracle import Node
 from tests.roles.specimens import CLASSES, FEATURES, Points, classifier
+from transports.base import Channel
 from transports.faulty import Chance, FaultyHub
 from transports.inproc import Hub
 from transports.message import Message
@@ -158,8 +160,24 @@ def test_a_buffer_that_is_larger_than_the_number_of_ends_takes_several_updates_o
     clock: Simulated | None, tmp_path: Path
 ) -> None:
     heard: list[Report] = []
+    delivered = {name: threading.Event() for name in ("trainer-0", "trainer-1")}
+
+    class Polite(Trainer):
+        """Trains a second time only when the other one has delivered, too: one could fill all buffers alone."""
+
+        def train(self, task: Task) -> Message:
+            if delivered[self.context.name].is_set():
+                with self.context.endpoint.mailbox.gate.released():  # type: ignore[attr-defined]
+                    assert all(event.wait(PATIENCE) for event in delivered.values())
+            return super().train(task)
+
+        def upload(self, channel: Channel, task: Task, update: Message) -> None:
+            delivered[self.context.name].set()
+            super().upload(channel, task, update)
+
     settings = Settings(seed=SEED, rounds=3, quorum=QUORUM, simulated=clock)
-    records = succeed(two_tier(2), job(tmp_path, strategy=lambda: Noting(heard, k=5, repeat=True), settings=settings))
+    layout = two_tier(2, trainer=Polite)
+    records = succeed(layout, job(tmp_path, strategy=lambda: Noting(heard, k=5, repeat=True), settings=settings))
     assert records["aggregator-0"].metrics_of("updates") == dict.fromkeys((1, 2, 3), 5.0)
     assert len(heard) == 15
     assert {report.end for report in heard} == {"trainer-0", "trainer-1"}

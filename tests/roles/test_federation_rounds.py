@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from roles.aggregator import Aggregator
 from roles.settings import Quorum, Settings, Share
 from roles.state import model_sha256
 from roles.strategy import Gathered, State, Strategy
@@ -254,10 +255,17 @@ def test_a_root_counts_updates_and_samples_of_the_whole_tree(tmp_path: Path) -> 
 
 
 def test_a_job_that_nobody_joins_ends_with_the_names_of_the_missing() -> None:
+    class Waiting(Aggregator):
+        """Begins to count the seconds when trainer-0 is there."""
+
+        def join(self) -> None:
+            self.channel("distribute").wait_joined(["trainer-0"], PATIENCE)
+            super().join()
+
     layout = two_tier(2)
     absent = replace(layout, workers=tuple(worker for worker in layout.workers if worker.name != "trainer-1"))
     short = replace(SETTINGS, quorum=Quorum(join_timeout=0.05))
-    present = Job(build_module=classifier(), data=[lambda: Points(0, 8)], settings=short)
+    present = Job(build_module=classifier(), data=[lambda: Points(0, 8)], settings=short, code_of={"aggregator-0": Waiting})
     error = federate(_expecting(absent, layout), present)["aggregator-0"].error
     assert "trainer-1" in str(error)
     assert "trainer-0" not in str(error)
