@@ -4,12 +4,14 @@ import itertools
 import random
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from flame_run.launch.errors import WorkerDied
+from flame_run.launch.turns import NO_TURN, Turn
 
 
 class ThreadState(Protocol):
@@ -79,9 +81,22 @@ class Baton:
     in the order in which they took part first: that is the order of the plan, in which an aggregator folds what they train.
     Nobody waits for longer than two batches. Each holder finds the `states` as it left them itself; at its first turn, as they
     were when the baton was made.
+
+    Args:
+        states: what each worker shall find as it left it.
+        mark: told of each turn when it begins and when it is over; `who` is which thread of all it was to take part.
+        long: seconds after which a turn is a long one; None: none is.
     """
 
-    def __init__(self, states: Sequence[ThreadState] = RANDOM) -> None:
+    def __init__(
+        self,
+        states: Sequence[ThreadState] = RANDOM,
+        *,
+        mark: Callable[[Turn], None] = lambda _: None,
+        long: float | None = None,
+    ) -> None:
+        self.long = long
+        self._mark = mark
         self._states = tuple(states)
         self._first = [state.save() for state in self._states]
         self._lock = threading.Lock()
@@ -92,14 +107,21 @@ class Baton:
         """Its ident."""
         self._batch: deque[Waiting] = deque()
         self._later: list[Waiting] = []
-        self._turns = 0
+        self._turn = NO_TURN
+        """`who` is the ident of a thread."""
         self._broken = ""
 
     @property
     def turn(self) -> tuple[int, int | None]:
         """How many turns have begun so far, and the ident of the thread that holds the baton; None: nobody does."""
         with self._lock:
-            return self._turns, self._holder
+            return self._turn.number, self._holder
+
+    @property
+    def current(self) -> Turn:
+        """The turn that goes on; `who` is the ident of its thread, None between two turns."""
+        with self._lock:
+            return self._turn
 
     @contextmanager
     def held(self, on_line: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -161,7 +183,7 @@ class Baton:
         # A breakpoint in another worker may take any time, so this wait has no end of its own.
         turn.acquire()
         with self._lock:
-            self._turns += 1
+            self._note_turn(self._turn.number + 1, threading.get_ident())
             broken = self._broken
         for state, value in zip(self._states, states, strict=True):
             state.restore(value)
@@ -175,8 +197,13 @@ class Baton:
             if not self._batch:
                 self._batch.extend(sorted(self._later))
                 self._later.clear()
+            self._note_turn(self._turn.number, None)
             self._holder = None
             if self._batch:
                 waiting = self._batch.popleft()
                 self._holder = waiting.ident
                 waiting.turn.release()
+
+    def _note_turn(self, number: int, ident: int | None) -> None:
+        self._turn = Turn(number, ident, time.monotonic())
+        self._mark(self._turn if ident is None else self._turn._replace(who=self._ranks[ident]))

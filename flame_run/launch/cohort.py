@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing_extensions import override
 
 from flame_run.launch.compose import JobConfig
-from flame_run.launch.config import PRELOAD
+from flame_run.launch.config import PRELOAD, TURN_WARNING
 from flame_run.launch.crew import Observer
 from flame_run.launch.forking import ForkingLauncher
 
@@ -20,7 +20,8 @@ class CohortLauncher(ForkingLauncher):
         processes: how many; None: one for each core that this process may use.
         preload: modules that the fork server imports before it forks.
         import_timeout: longest wait for them, seconds.
-        observer: told of every end of a job, from the thread that runs `launch`.
+        turn_warning: seconds after which the observer is told of a turn for which the others of a process wait; None: never.
+        observer: told of every end of a job, and of long turns, from the thread that runs `launch`.
 
     """
 
@@ -29,9 +30,11 @@ class CohortLauncher(ForkingLauncher):
         processes: int | None = None,
         preload: Sequence[str] = PRELOAD,
         import_timeout: float = 300.0,
+        turn_warning: float | None = TURN_WARNING,
         observer: Observer | None = None,
     ) -> None:
         super().__init__(preload, import_timeout, observer)
+        self.long_turn = turn_warning
         self.processes = len(os.sched_getaffinity(0)) if processes is None else processes
         self.alone: Collection[int] = ()
         """Indices of the jobs that get a process for themselves, beside the others."""

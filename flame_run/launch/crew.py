@@ -4,49 +4,31 @@ import os
 import queue
 import selectors
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from math import inf
 
 from hydra.core.utils import JobReturn
 
 from flame_run.launch.compose import JobConfig
 from flame_run.launch.errors import LaunchError
 from flame_run.launch.forkserver import SERVERS, ForkServer
-from flame_run.launch.job import died, exit_status, read_results
+from flame_run.launch.job import exit_status, read_results
 from flame_run.launch.linux import describe_exit
+from flame_run.launch.member import Member
 from flame_run.launch.notices import Kind, Notice, receive
+from flame_run.launch.turns import LONG, NOBODY, OF, LongTurns
 
 Observer = Callable[[int, int, str], None]
-"""Called with the index of a job, its process id and what happened: `started`, `exit 3`, `killed by SIGKILL`."""
+"""Called with the index of a job, its process id and what happened: `started`, `exit 3`, `killed by SIGKILL`.
+
+The death of a process that jobs share is told of the job first that had the turn, in these words; then of the others, with
+its label: `exit 3 of trainer-3`; or `exit 3 of nobody`, where nobody had it. A job whose turn is long: `long turn: 60`, seconds.
+"""
 _KILL_TIMEOUT = 2.0
 """Seconds that the fork server has to kill its workers before it is killed itself, which kills them too."""
 _WINDOW = 16
 """Fork requests on their way at once: few enough that neither side ever waits for room in the socket."""
-
-
-@dataclass(slots=True)
-class Member:
-    """One process of a launch and its jobs."""
-
-    number: int
-    jobs: Mapping[int, JobConfig]
-    """By their indices; seldom more than one."""
-    result: int | None = None
-    """Descriptor of its result file while the process lives."""
-    pid: int | None = None
-    outcomes: Sequence[JobReturn] = ()
-    """In the order of `jobs`, once they are known."""
-
-    def die(self, code: int | None, reason: str = "") -> None:
-        """Note that the process ended without results; see `died`."""
-        self.outcomes = [died(job, self.pid, code, reason) for job in self.jobs.values()]
-
-    def close(self) -> None:
-        """Let go of the result file."""
-        if self.result is not None:
-            os.close(self.result)
-            self.result = None
 
 
 class Crew:
@@ -60,6 +42,7 @@ class Crew:
         import_timeout: longest wait for them, seconds.
         observer: told of every start and end of a process, from the thread in `run`.
         held: whether `run` lasts until `release` or `kill`, so that jobs can be started again.
+        long_turn: seconds after which a turn in a shared process is a long one, see `LongTurns`; None: none is.
 
     """
 
@@ -73,6 +56,7 @@ class Crew:
         import_timeout: float,
         observer: Observer | None,
         held: bool = False,
+        long_turn: float | None = None,
     ) -> None:
         self._members = [Member(number, {index: jobs[index] for index in hand}) for number, hand in enumerate(hands)]
         self._count = len(jobs)
@@ -87,7 +71,8 @@ class Crew:
         self._wishes: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._doomed = False
-        self._deadline: float | None = None
+        self._deadline = inf
+        self._long_turns = None if long_turn is None or all(len(hand) == 1 for hand in hands) else LongTurns(long_turn)
 
     def kill(self) -> None:
         """Ask the thread in `run` to kill all; this and the next three are to be called before `close`."""
@@ -118,7 +103,7 @@ class Crew:
         server: ForkServer | None = None
         try:
             server = SERVERS.take(self._preload)
-            self._deadline = None if server.ready else time.monotonic() + self._import_timeout
+            self._deadline = inf if server.ready else time.monotonic() + self._import_timeout
             self._follow(server)
         finally:
             for member in self._members:
@@ -144,14 +129,28 @@ class Crew:
             selector.register(self._wake, selectors.EVENT_READ)
             while self._waiting or self._running or self._held:
                 self._start_some(server)
-                left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-                ready = {key.fileobj for key, _ in selector.select(left)}
+                ready = {key.fileobj for key, _ in selector.select(self._pause())}
                 if self._wake in ready:
                     self._grant(server)
                 if server.control in ready:
                     self._hear(server)
-                elif not ready:
+                elif not ready and time.monotonic() >= self._deadline:
                     self._overdue(server)
+                self._look_at_turns()
+
+    def _pause(self) -> float | None:
+        """Seconds until there is something to do unasked; None: only when somebody speaks."""
+        until = self._deadline if self._long_turns is None else min(self._deadline, self._long_turns.due)
+        return None if until == inf else max(0.0, until - time.monotonic())
+
+    def _look_at_turns(self) -> None:
+        if self._long_turns is None or time.monotonic() < self._long_turns.due:
+            return
+        turns = {member.number: member.turn for member in self._running.values() if member.shared and member.pid is not None}
+        for number, seconds in self._long_turns.look(turns):
+            who = turns[number].who
+            if who is not None:
+                self._tell(who, self._members[number], f"{LONG}{seconds:.0f}")
 
     def _start_some(self, server: ForkServer) -> None:
         while server.ready and not self._doomed and self._waiting and self._unconfirmed < _WINDOW:
@@ -202,7 +201,7 @@ class Crew:
         notice, _ = message
         if notice.kind is Kind.READY:
             server.ready = True
-            self._deadline = None
+            self._deadline = inf
         elif notice.kind is Kind.BROKEN:
             raise LaunchError(f"the fork server could not import {', '.join(self._preload)}:\n{notice.text}")
         elif notice.kind is Kind.STARTED:
@@ -210,7 +209,7 @@ class Crew:
             member = self._running[notice.ticket]
             member.pid = notice.first
             # Who shares a process is told by itself when it begins: it may have ended long before the process does.
-            if len(member.jobs) == 1:
+            if not member.shared:
                 self._observe(member, "started")
         elif notice.kind is Kind.REFUSED:
             self._unconfirmed -= 1
@@ -220,20 +219,26 @@ class Crew:
             self._end(self._running.pop(notice.ticket), notice.second)
 
     def _end(self, member: Member, code: int) -> None:
-        self._take_results(member, code, "by the launcher" if self._doomed else "")
+        holder = member.turn.who
+        there = self._take_results(member, code, "by the launcher" if self._doomed else "")
         member.close()
-        if len(member.jobs) == 1:
+        if not member.shared:
             self._observe(member, describe_exit(code))
-        else:
+        elif there or self._doomed:
             self._observe_jobs(member)
+        else:
+            member.die_in_turn(code, holder)
+            self._observe_death(member, code, holder)
 
-    def _take_results(self, member: Member, code: int, reason: str) -> None:
+    def _take_results(self, member: Member, code: int, reason: str) -> bool:
+        """Take what the process has handed back; whether there was anything."""
         outcomes = None if member.result is None else read_results(member.result)
         if outcomes is None:
             member.die(code, reason)
-        else:
-            # One for all: the process could not even begin with its jobs.
-            member.outcomes = outcomes * len(member.jobs) if len(outcomes) == 1 else outcomes
+            return False
+        # One for all: the process could not even begin with its jobs.
+        member.outcomes = outcomes * len(member.jobs) if len(outcomes) == 1 else outcomes
+        return True
 
     def _lose(self, server: ForkServer) -> None:
         """End all jobs of a server that is gone: the kernel kills its workers, and nobody can tell how each ended."""
@@ -250,7 +255,7 @@ class Crew:
         self._held = False
 
     def _overdue(self, server: ForkServer) -> None:
-        self._deadline = None
+        self._deadline = inf
         server.kill()
         if not server.ready:
             modules = ", ".join(self._preload)
@@ -264,6 +269,14 @@ class Crew:
         """How each job of a shared process ended, as if it had had one of its own."""
         for index, outcome in zip(member.jobs, member.outcomes, strict=True):
             self._tell(index, member, describe_exit(exit_status(outcome)))
+
+    def _observe_death(self, member: Member, code: int, holder: int | None) -> None:
+        """Who had the turn comes first: a loss that ends the job is told in its name."""
+        how, label = describe_exit(code), NOBODY if holder is None else member.jobs[holder].label
+        if holder is not None:
+            self._tell(holder, member, how)
+        for index in sorted(member.jobs.keys() - {holder}):
+            self._tell(index, member, f"{how}{OF}{label}")
 
     def _tell(self, index: int, member: Member, what: str) -> None:
         if self._observer is not None and member.pid is not None:

@@ -40,6 +40,8 @@ class ForkingLauncher(Launcher):
         self.preload = tuple(preload)
         self.import_timeout = import_timeout
         self.observer = observer
+        self.long_turn: float | None = None
+        """Seconds, see `Crew`."""
         self._lock = threading.Lock()
         self._killed = False
         self._held = False
@@ -76,7 +78,7 @@ class ForkingLauncher(Launcher):
         Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         jobs = compose_jobs(context, config, job_overrides, initial_job_idx)
         hands = self.deal(jobs)
-        payload = write_payload(Work.of(context, task, config, jobs, hands))
+        payload = write_payload(Work.of(context, task, config, jobs, hands, long_turn=self.long_turn))
         try:
             with self._lock:
                 crew = self._crew = Crew(
@@ -87,6 +89,7 @@ class ForkingLauncher(Launcher):
                     import_timeout=self.import_timeout,
                     observer=self.observer,
                     held=self._held,
+                    long_turn=self.long_turn,
                 )
                 if self._killed:
                     crew.kill()

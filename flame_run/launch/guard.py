@@ -16,7 +16,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from flame_run.launch.errors import WorkerDied
-from flame_run.launch.job import exited, portable
+from flame_run.launch.job import PROGRAM, exited, portable
 
 _CHANGED_BY_LAUNCHERS = (
     "CUDA_VISIBLE_DEVICES",  # submitit_local empties it
@@ -122,8 +122,7 @@ class GuardedTask:
             else:
                 os.environ.pop(name, None)
         sys.path[:] = self.path
-        # Libraries that start helpers by running the program again would otherwise start the whole job again.
-        sys.argv[:] = ["flame-run-worker"]
+        sys.argv[:] = [PROGRAM]
         if os.getpgrp() != os.getpid():
             os.setpgid(0, 0)
         if threading.current_thread() is threading.main_thread():

@@ -30,8 +30,13 @@ from flame_run.launch.errors import ResultLost, WorkerDied
 from flame_run.launch.linux import describe_exit
 from flame_run.launch.plain import is_plain, run_plainly
 from flame_run.launch.threads import make_baton, run_all, run_in_thread
+from flame_run.launch.turns import RECORD_BYTES, TurnMark
 
 _LENGTH = struct.Struct("<q")
+_DATA = RECORD_BYTES + _LENGTH.size
+"""Where the content of a memory file begins: behind who has the turn (see `TurnMark`), and its length."""
+PROGRAM = "flame-run-worker"
+"""What workers find in `sys.argv`. Libraries that start helpers by running the program again would start the job again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,8 @@ class Work:
     jobs: tuple[JobConfig, ...]
     hands: tuple[tuple[int, ...], ...]
     """The jobs of each process, by their indices."""
+    long_turn: float | None = None
+    """Seconds after which a turn is a long one, for jobs that share a process."""
     singletons: Any
     """`Singleton.get_state()` of the runner."""
 
@@ -55,13 +62,16 @@ class Work:
         config: DictConfig,
         jobs: Sequence[JobConfig],
         hands: Sequence[tuple[int, ...]],
+        *,
+        long_turn: float | None = None,
     ) -> Self:
         """Make the work of a launch with this configuration, with the state that Hydra has in this process."""
         singletons = Singleton.get_state()
         # Every job has its own.
         instances = {kind: instance for kind, instance in singletons["instances"].items() if kind is not HydraConfig}
         kept = None if is_plain(context, config) else context
-        return cls(context=kept, task=task, jobs=tuple(jobs), hands=tuple(hands), singletons={**singletons, "instances": instances})
+        state = {**singletons, "instances": instances}
+        return cls(context=kept, task=task, jobs=tuple(jobs), hands=tuple(hands), long_turn=long_turn, singletons=state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +81,6 @@ class Surroundings:
     environment: Mapping[str, str]
     folder: str
     path: Sequence[str]
-    arguments: Sequence[str]
     work: bytes
 
 
@@ -81,7 +90,6 @@ def write_payload(work: Work) -> int:
         environment=dict(os.environ),
         folder=os.getcwd(),  # noqa: PTH109 - a text
         path=list(sys.path),
-        arguments=sys.argv[:1],
         work=cloudpickle.dumps(work),
     )
     descriptor = os.memfd_create("flame-run-payload")
@@ -118,7 +126,7 @@ def run_jobs_of_payload(payload: int, result: int, number: int) -> int:
     _adopt(surroundings)
     try:
         work: Work = cloudpickle.loads(surroundings.work)
-        outcomes = _run(work, [work.jobs[index] for index in work.hands[number]])
+        outcomes = _run(work, [work.jobs[index] for index in work.hands[number]], result)
     except BaseException as error:  # noqa: BLE001 - whatever ends the job is its result
         outcomes = [_failed(error)]
     _write(result, pickle.dumps([_pack(outcome) for outcome in outcomes]))
@@ -144,17 +152,17 @@ def _adopt(surroundings: Surroundings) -> None:
     os.environ.update(surroundings.environment)
     os.chdir(surroundings.folder)
     sys.path[:] = surroundings.path
-    sys.argv[:] = surroundings.arguments
+    sys.argv[:] = [PROGRAM]
 
 
-def _run(work: Work, jobs: Sequence[JobConfig]) -> list[JobReturn]:
+def _run(work: Work, jobs: Sequence[JobConfig], result: int) -> list[JobReturn]:
     setup_globals()
     # Finding none, Hydra would scan for plugins again, which executes their modules anew and makes their classes strangers.
     work.singletons["instances"][Plugins] = Plugins.instance()
     Singleton.set_state(work.singletons)
     if len(jobs) == 1:
         return [_run_alone(work, _noted(work.task), jobs[0])]
-    gate = make_baton()
+    gate = make_baton(TurnMark(result), work.long_turn)
     together = getattr(work.task, "together", None)
     with nullcontext(work.task) if together is None else together(gate) as task:
         return run_all(jobs, partial(_run_beside, work, _noted(task)), gate)
@@ -261,18 +269,18 @@ def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     done = 0
     while done < len(view):
-        done += os.pwrite(descriptor, view[done:], _LENGTH.size + done)
-    os.pwrite(descriptor, _LENGTH.pack(len(data)), 0)
+        done += os.pwrite(descriptor, view[done:], _DATA + done)
+    os.pwrite(descriptor, _LENGTH.pack(len(data)), RECORD_BYTES)
 
 
 def _read(descriptor: int) -> bytes | None:
-    head = os.pread(descriptor, _LENGTH.size, 0)
+    head = os.pread(descriptor, _LENGTH.size, RECORD_BYTES)
     if len(head) < _LENGTH.size:
         return None
     (length,) = _LENGTH.unpack(head)
     data = bytearray()
     while len(data) < length:
-        piece = os.pread(descriptor, length - len(data), _LENGTH.size + len(data))
+        piece = os.pread(descriptor, length - len(data), _DATA + len(data))
         if not piece:
             return None
         data += piece

@@ -137,16 +137,8 @@ def _size_submitit_slurm(options: DictConfig, workers: int) -> list[Problem]:
     return []
 
 
-def _size_cohort(options: DictConfig, workers: int) -> list[Problem]:  # noqa: ARG001 - any number of workers fits
-    processes = options.get("processes")
-    if processes is not None and processes < 1:
-        return [Problem(place="launcher.processes", value=processes, reason="must be at least 1", legal="null: one for each core")]
-    return []
-
-
 _SIZERS: dict[str, Callable[[DictConfig, int], list[Problem]]] = {
     _BASIC: _size_basic,
-    "CohortLauncher": _size_cohort,
     "JoblibLauncher": _size_joblib,
     "SlurmLauncher": _size_submitit_slurm,
     "LocalLauncher": lambda options, workers: (

@@ -13,6 +13,7 @@ from omegaconf import open_dict, read_write
 from flame_run.launch.baton import RANDOM, Baton
 from flame_run.launch.compose import JobConfig
 from flame_run.launch.errors import WorkerDied
+from flame_run.launch.turns import Turn
 
 
 class CurrentHydraConfig:
@@ -27,9 +28,9 @@ class CurrentHydraConfig:
         HydraConfig.instance().cfg = state
 
 
-def make_baton() -> Baton:
-    """A baton for jobs: each has its own random numbers and its own Hydra configuration."""
-    return Baton((*RANDOM, CurrentHydraConfig()))
+def make_baton(mark: Callable[[Turn], None] = lambda _: None, long: float | None = None) -> Baton:
+    """A baton for jobs: each has its own random numbers and its own Hydra configuration; `mark` and `long`: see `Baton`."""
+    return Baton((*RANDOM, CurrentHydraConfig()), mark=mark, long=long)
 
 
 def start_threads(

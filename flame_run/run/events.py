@@ -16,7 +16,8 @@ class ProcessEvent:
     worker: str
     pid: int
     what: str
-    """`started`, `exit 3`, `killed by SIGKILL`, or `gone`: it has ended, and nobody can tell how."""
+    """`started`, `exit 3`, `killed by SIGKILL`, or `gone`: it has ended, and nobody can tell how. Of a process that workers
+    share also `exit 3 of NAME` and `long turn: 60`, see `flame_run.launch.crew.Observer`."""
     time: float
 
 

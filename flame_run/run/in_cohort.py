@@ -16,6 +16,7 @@ from flame_run.data.shelf import Shelf
 from flame_run.launch.baton import Baton
 from flame_run.run.stops import Stops
 from flame_run.run.thread_output import ThreadOutput
+from flame_run.run.turn_log import TurnLog
 from flame_run.run.workplace import Workplace, exit_now, grpc_endpoint
 from flame_run.security.job import security_of
 from transports.base import Endpoint
@@ -42,6 +43,7 @@ class InCohort(Workplace):
         self._tls: Mapping[str, str | None] | None = None
         self._patience = 0.0
         self._stops = Stops(gate, self._end_by_force)
+        self._turns = TurnLog(gate)
 
     @cached_property
     def fitters(self) -> "Fitters":
@@ -53,6 +55,7 @@ class InCohort(Workplace):
         with ExitStack() as stack:
             stack.callback(self._output.restore)
             stack.callback(self._loop.close)
+            stack.callback(self._turns.close)
             if self._pipe is not None:
                 stack.callback(self._pipe.close)
 
@@ -73,8 +76,9 @@ class InCohort(Workplace):
     @override
     @contextmanager
     def attended(self, worker: str, output: Path) -> Iterator[None]:
-        self._output.go_to(output / "worker.log")
-        with self._stops.attended(worker), self._shelf.used():
+        log = output / "worker.log"
+        self._output.go_to(log)
+        with self._stops.attended(worker), self._turns.attended(worker, log), self._shelf.used():
             yield
 
     @override

@@ -40,6 +40,9 @@ def _out_of_range(options: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("launcher.processes", processes, "must be at least 1", "null: one for each core")
     if seconds is not None and not 0 < float(seconds) < math.inf:
         yield Problem("launcher.import_timeout", seconds, "not a time to wait", "seconds above 0")
+    patience = options.get("turn_warning")
+    if patience is not None and not 0 < float(patience) < math.inf:
+        yield Problem("launcher.turn_warning", patience, "not a time to wait", "seconds above 0; null: no warning")
     for at, module in enumerate(options.get("preload") or ()):
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             yield Problem(f"launcher.preload[{at}]", module, "there is no such module", "modules that can be imported")

@@ -25,7 +25,7 @@ from flame_run.run.roster import Roster
 from flame_run.run.summary import Outcome
 from flame_run.run.task import Task
 from flame_run.run.winding_up import Graces, WindingUp
-from flame_run.run.wording import beside, ending
+from flame_run.run.wording import gone, holding_up, outlived
 from flame_run.topology.plan import Plan
 
 
@@ -198,18 +198,21 @@ class Supervisor:
             return
         if task.pid is not None and task.pid != event.pid:
             return  # of a process that was replaced
+        if (warning := holding_up(task, event.what, self._roster)) is not None:
+            self._roster.warn(warning, task.name)
+            return
         task.pid, task.process, task.ended = event.pid, event.what, True
         self._ended(task, event.what, event.time, now)
         self._losses.gone(task, now)
 
     def _ended(self, task: Task, what: str, time: float, now: float) -> None:
         if task.state == "completed":
-            if what not in ("exit 0", "gone"):
-                self._roster.warn(f"{task.name} had completed, then its process {ending(what)}", task.name)
+            if (late := outlived(task, what)) is not None:
+                self._roster.warn(late, task.name)
         elif self._ending.verdict is not None:
             self._roster.change(task, "terminated", time)
         elif not task.blames_peer:
-            self._lose(task, f"{task.name} {ending(what)} {task.when}{beside(task, self._roster)}", None, time, now)
+            self._lose(task, gone(task, what, self._roster), None, time, now)
 
     def _launch_returned(self, event: run.LaunchReturned, now: float) -> None:
         self._losses.launcher_over = True

@@ -20,6 +20,9 @@ SIX = [
 
 OWN = """
 import faulthandler, logging, os, signal, subprocess, sys, threading
+from pathlib import Path
+from flame_run.run.records import read_records
+from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 from tqdm import tqdm
 from roles import Trainer
@@ -40,6 +43,21 @@ class Dies(Trainer):
     def train(self, task):
         if self.context.name == "trainer-3" and task.round == 2:
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(task)
+
+class Exits(Trainer):
+    def train(self, task):
+        if self.context.name == "trainer-3" and task.round == 2:
+            tasks = Path(HydraConfig.get().runtime.output_dir).parents[1] / "tasks.jsonl"
+            while not any(each["worker"] == "trainer-3" and each["round"] == 2 for each in read_records(tasks)):
+                pass
+            os._exit(7)
+        return super().train(task)
+
+class Stalls(Trainer):
+    def train(self, task):
+        if self.context.name == "trainer-3" and task.round == 2:
+            threading.Event().wait()
         return super().train(task)
 
 class Freezes(Trainer):
@@ -149,6 +167,32 @@ def test_a_process_that_is_killed_ends_the_job_where_nothing_may_be_lost(own: Pa
     assert "in a process shared with trainer-" in run.json("summary.json")["error"]
 
 
+def test_code_that_ends_its_process_is_told_with_the_worker_whose_turn_it_was(own: Path, flame_run: Any) -> None:
+    run = flame_run(*SIX, "launcher.processes=2", "+job.code.trainer=own.Exits")
+    assert run.process.returncode == 1, run.text + run.stderr
+    words = "trainer-3 ended with exit status 7 in round 2 in a process shared with trainer-1, trainer-5"
+    assert run.json("summary.json")["error"] == words
+    assert words in run.stderr
+    assert str(run.folder / "workers" / "trainer-3" / "worker.log") in run.text
+    assert str(run.folder / "workers" / "trainer-1") not in run.text
+    workers = run.json("summary.json")["workers"]
+    assert workers.pop("trainer-3") == "failed"
+    assert set(workers.values()) == {"terminated"}
+
+
+def test_a_worker_that_keeps_the_others_of_its_process_waiting_is_told_of(own: Path, start: Any) -> None:
+    run = start(*SIX, "launcher.processes=2", "+job.code.trainer=own.Stalls", "launcher.turn_warning=2")
+    line = run.await_line(r"warning: trainer-3 has had the turn for \d+ s .*2 other workers of its process wait for it")
+    log = next((run.cwd / "outputs").glob("*/*")) / "workers" / "trainer-3" / "worker.log"
+    assert f"its log: {log}" in line
+    while "threading.Event().wait()" not in log.read_text():
+        assert run.process.poll() is None
+    assert "WARNING trainer-3 has had the turn for" in log.read_text()
+    run.signal(signal.SIGINT)
+    assert run.finish() == 130, run.text + run.stderr
+    assert not run.left_over()
+
+
 def test_with_continue_a_worker_that_never_gets_ready_loses_its_process_and_not_the_job(own: Path, flame_run: Any) -> None:
     run = flame_run(
         *SIX, "launcher.processes=2", "+job.code.trainer=own.Hangs", "faults.on_worker_loss=continue", "faults.join_timeout=20",
@@ -197,6 +241,7 @@ def wait_until_training(run: Any) -> None:
     ("override", "words"),
     [
         ("launcher.processes=0", "launcher.processes = 0"),
+        ("launcher.turn_warning=0", "launcher.turn_warning = 0"),
         ("faults.on_worker_loss=restart", "CohortLauncher cannot start one worker again"),
         ("transport.backend=inproc", "the workers of this launcher are processes"),
     ],

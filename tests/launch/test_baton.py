@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flame_run.launch.baton import Baton
 from flame_run.launch.errors import WorkerDied
+from flame_run.launch.turns import Turn
 
 
 def draws(seed: int, count: int, between: Callable[[], None]) -> list[float]:
@@ -143,3 +144,24 @@ def test_a_baton_knows_who_holds_it_and_counts_turns() -> None:
         seen.append(baton.turn)
     seen.append(baton.turn)
     assert seen == [(0, None), (1, me), (1, None), (2, me), (2, None)]
+
+
+def test_each_turn_is_marked_when_it_begins_and_when_it_is_over() -> None:
+    marks: list[Turn] = []
+    baton = Baton(mark=marks.append)
+    in_line = threading.Event()
+
+    def second() -> None:
+        with baton.held(on_line=in_line.set):
+            pass
+
+    thread = threading.Thread(target=second)
+    with baton.held():
+        assert baton.current == marks[0]._replace(who=threading.get_ident())
+        thread.start()
+        assert in_line.wait(60)
+        with baton.released():
+            thread.join(60)
+    assert baton.current == marks[-1]
+    assert [(turn.number, turn.who) for turn in marks] == [(1, 0), (1, None), (2, 1), (2, None), (3, 0), (3, None)]
+    assert [turn.since for turn in marks] == sorted(turn.since for turn in marks)

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,7 +19,8 @@ from omegaconf import DictConfig
 
 from flame_run.launch.cohort import CohortLauncher
 from flame_run.launch.errors import WorkerDied
-from flame_run.launch.forking import warm
+from flame_run.launch.forking import ForkingLauncher, warm
+from flame_run.launch.local import LocalLauncher
 
 Launch = Callable[..., Sequence[JobReturn]]
 Gone = Callable[[Sequence[psutil.Process]], None]
@@ -156,12 +158,66 @@ def test_all_jobs_of_a_process_that_ends_are_lost_and_no_others(launch: Launch, 
 
     seen: list[tuple[int, str]] = []
     results = launch(bare(observer=lambda index, _, what: seen.append((index, what))), work, 6)
-    assert sorted(seen) == [(0, what), (1, "exit 0"), (2, what), (3, "exit 0"), (4, what), (5, "exit 0")]
+    assert [each for each in seen if each[0] % 2 == 0] == [(2, what), (0, f"{what} of w-2"), (4, f"{what} of w-2")]
+    assert [each for each in seen if each[0] % 2] == [(1, "exit 0"), (3, "exit 0"), (5, "exit 0")]
     assert len({each.return_value for each in results[1::2]}) == 1
     for index in (0, 2, 4):
         error = results[index]._return_value
         assert isinstance(error, WorkerDied)
         assert str(error).startswith(f"w-{index} (process ")
+        assert str(error).endswith(what if index == 2 else f"{what}, while w-2 had the turn")
+
+
+def test_of_a_process_that_ends_between_two_turns_nobody_is_named(launch: Launch) -> None:
+    def turn(config: DictConfig, released: Any, seen: list[Any]) -> None:
+        seen.append(seen[0] if seen else threading.Barrier(2))
+        with released():
+            seen[0].wait(60)
+            if config.worker.name == "w-1":
+                os._exit(5)
+            threading.Event().wait()
+
+    told: list[tuple[int, str]] = []
+    results = launch(bare(1, observer=lambda index, _, what: told.append((index, what))), Together(turn), 2)
+    assert told == [(0, "exit 5 of nobody"), (1, "exit 5 of nobody")]
+    assert all(str(each._return_value).endswith("exit 5, while nobody had the turn") for each in results)
+
+
+def test_a_worker_that_keeps_the_others_waiting_is_told_of_once(launch: Launch, tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+    os.mkfifo(gate)
+
+    def work(config: DictConfig) -> str:
+        return Path(gate).read_text() if config.worker.name == "w-0" else "did not wait"
+
+    told: list[tuple[int, str]] = []
+
+    def observe(index: int, _: int, what: str) -> None:
+        told.append((index, what))
+        if index == 0 and what.startswith("long turn: "):
+            Path(gate).write_text("went on")
+
+    results = launch(bare(1, turn_warning=0.2, observer=observe), work, 2)
+    assert [each.return_value for each in results] == ["went on", "did not wait"]
+    assert len([what for index, what in told if index == 0 and what.startswith("long turn: ")]) == 1
+    assert [each for each in told if not each[1].startswith("long turn: ")] == [(0, "exit 0"), (1, "exit 0")]
+
+
+@pytest.mark.parametrize("kind", [LocalLauncher, CohortLauncher])
+def test_code_that_starts_its_program_again_does_not_start_the_runner(
+    kind: type[ForkingLauncher], launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(config: DictConfig) -> tuple[list[str], int, str]:
+        import subprocess
+
+        again = subprocess.run([sys.executable, *sys.argv], capture_output=True, text=True, check=False)
+        return sys.argv, again.returncode, again.stderr
+
+    monkeypatch.setattr(sys, "argv", [__file__, "experiment=smoke"])
+    for each in launch(kind(preload=[]), work, 3):
+        arguments, status, words = each.return_value
+        assert arguments == ["flame-run-worker"]
+        assert (status, "can't open file" in words) == (2, True)
 
 
 def test_an_error_before_the_jobs_begin_is_the_result_of_each(launch: Launch) -> None:
