@@ -78,6 +78,7 @@ class Assembly:
             for end in each["ends"]
         }
         model = self.config["model"]
+        state_folder = Path(self.part["state_folder"]) if self.part["state_folder"] else None  # in the worker's own folder
         return Context(
             name=worker["name"],
             role=worker["role"],
@@ -95,7 +96,8 @@ class Assembly:
             population=self.part["population"],
             reporter=Report(self.session),
             folder=Path(self.part["folder"]) if self.part["folder"] else None,
-            state_folder=Path(self.part["state_folder"]) if self.part["state_folder"] else None,
+            state_folder=state_folder,
+            own_folder=None if state_folder is None else state_folder.parent,
             resume=self.part["resume"],
             build_module=self._build_module if model["module"] else None,
             build_data=self._build_data if model["data"] and worker["dataset"] else None,

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from flame_run.config.folder import conf_dir
 from flame_run.documents.spelling import legal_values
 from flame_run.errors import Problem
+from flame_run.run.privacy_fit import of_sums
 from flame_run.topology.plan import Plan
 
 INCOMPLETE: Final = ("roles.algorithms.fedgft.FedGFT", "roles.selectors.trace.Trace")
@@ -27,18 +28,18 @@ def check_values(cfg: DictConfig, group: str, plan: Plan) -> list[Problem]:
     from flame_run import torchvision_guard  # noqa: PLC0415 - see the module
 
     torchvision_guard.install()
-    return list(_check(group, node, plan, cfg.job.get("seed", 0)))
+    return list(_check(cfg, group, node, plan))
 
 
 def _as_shipped(group: str, node: Any) -> bool:
     return any(yaml.safe_load(path.read_text(encoding="utf-8")) == node for path in (conf_dir() / group).glob("*.yaml"))
 
 
-def _check(group: str, node: Mapping[str, Any], plan: Plan, seed: int) -> Iterator[Problem]:
+def _check(cfg: DictConfig, group: str, node: Mapping[str, Any], plan: Plan) -> Iterator[Problem]:
     from hydra.errors import InstantiationException  # noqa: PLC0415
     from hydra.utils import get_class, instantiate  # noqa: PLC0415
 
-    from roles.part import About, Part  # noqa: PLC0415
+    from roles.part import Part  # noqa: PLC0415
 
     target = str(node["_target_"])
     try:
@@ -58,9 +59,18 @@ def _check(group: str, node: Mapping[str, Any], plan: Plan, seed: int) -> Iterat
     try:
         part = instantiate(node)
         if group == "privacy":
-            population = max((len(plan.below(root)) for root in plan.roots), default=1) or len(plan.workers)
-            part.begin(About(start={}, parameters=frozenset(), population=population, seed=seed))
+            _begin(part, plan, cfg.job.get("seed", 0))
     except InstantiationException as error:
         yield Problem(group, found.__name__, str(error.__cause__ or error).splitlines()[0])
     except (TypeError, ValueError) as error:
         yield Problem(group, found.__name__, str(error))
+    else:
+        yield from of_sums(cfg, part) if group == "algorithm" else ()
+
+
+def _begin(part: Any, plan: Plan, seed: int) -> None:
+    """Begin it as each root will: its values depend on how many clients that has."""
+    from roles.part import About  # noqa: PLC0415
+
+    for population in sorted({len(plan.below(root)) or len(plan.workers) for root in plan.roots}):
+        part.begin(About(start={}, parameters=frozenset(), population=population, seed=seed))

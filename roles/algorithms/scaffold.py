@@ -41,7 +41,8 @@ class Scaffold(Strategy):
     gradient would have moved (`UnitPath`), so that c_i stays a mean of gradients; weight decay is part of the gradient. Any
     other optimizer needs option I, which costs one more pass over the data each round, and calls `training_step` there.
 
-    c_i lives with its trainer and survives a restart. An update that is refused, or comes after its round, leaves c without a
+    c_i lives with its trainer and survives a restart. It moves by what is handed up, so that c stays the mean of all c_i also
+    where `privacy` clips that change. An update that is refused, or comes after its round, leaves c without a
     change that its trainer has made to c_i; the next ones still count.
 
     Flame divides by a number of batches that the user states, scales c by the samples of each end, and learns those in a
@@ -50,8 +51,8 @@ class Scaffold(Strategy):
     Any synchronous topology with a server serves it; every message holds c as well, which doubles it.
 
     Args:
-        option: "I" or "II", how c_i is renewed. The paper uses II.
-        eta_g: learning rate of the server, 1 in the paper.
+        option: how c_i is renewed, "I" or "II"; "II" by default, which the paper uses.
+        eta_g: learning rate of the server; 1.0 by default, as in the paper.
     """
 
     traits = TRAITS["roles.algorithms.scaffold.Scaffold"]
@@ -114,6 +115,10 @@ class ScaffoldClient(GradientTerm):
         """c_i"""
         self._former: dict[str, Tensor] = {}
         """c_i before the last update: c is the mean of all c_i only if each of them moves with an update that counts."""
+        self._change: Mapping[str, Tensor] = {}
+        """What c_i changed by in the last update."""
+        self._handed: Mapping[str, Mapping[str, Tensor]] = {}
+        """The groups of that update, in which others may replace the change after this half; empty once c_i has followed."""
         self._common: Mapping[str, Tensor] = {}
         """c of the round"""
         self._corrections: dict[str, Tensor] = {}
@@ -128,6 +133,7 @@ class ScaffoldClient(GradientTerm):
     @override
     def receive(self, local: Local, model: Message) -> None:
         super().receive(local, model)
+        self._follow()
         self._common = model.groups[CONTROL]
         if self._common.keys() != self._own.keys():
             differ = sorted(self._common.keys() ^ self._own.keys())
@@ -160,14 +166,23 @@ class ScaffoldClient(GradientTerm):
     @override
     def finish(self, local: Local, update: Update) -> None:
         renewed = self._gradient if self._option == "I" else self._means_of_gradients(update.weights)
-        update.groups[CONTROL] = {name: renewed[name] - own for name, own in self._own.items()}
+        self._change = {name: renewed[name] - own for name, own in self._own.items()}
+        update.groups[CONTROL] = dict(self._change)
+        self._handed = update.groups
         self._former, self._own = self._own, {name: renewed[name] for name in self._own}
         self._corrections.clear()
         super().finish(local, update)
 
     @override
     def refused(self, local: Local) -> None:
-        self._own = self._former
+        self._own, self._change, self._handed = self._former, {}, {}
+
+    def _follow(self) -> None:
+        """Let c_i move by what was handed up: the update is complete by now."""
+        if self._handed:
+            handed = self._handed[CONTROL]
+            followed = {name: self._former[name] + handed[name] for name, own in self._change.items() if handed[name] is not own}
+            self._own, self._change, self._handed = {**self._own, **followed}, {}, {}
 
     def _means_of_gradients(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """c_i+ of option II."""
@@ -180,6 +195,7 @@ class ScaffoldClient(GradientTerm):
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        self._follow()
         return {"c_i": self._own}
 
     @override

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from roles.errors import BadModel
 
-Sampling = Literal["none", "poisson", "without_replacement"]
+Sampling = Literal["none", "without_replacement"]
 """How the clients of a round were chosen: see `Accountant`."""
 SAMPLINGS: Final[tuple[Sampling, ...]] = get_args(Sampling)
 
@@ -44,10 +44,12 @@ class Accountant:
 
     `none`: no amplification by sampling, whoever chose the clients. Two populations are neighbours where one client
     contributes zeros in one of them: that moves a sum by at most the clip.
-    `poisson`: each client takes part with probability `asked / population` by itself; the same neighbours. Usual in papers
-    for a fixed number of clients as well, where it is an approximation.
-    `without_replacement`: exactly `asked` of `population` take part, chosen uniformly. Two populations are neighbours where
-    one client is replaced: that moves a sum by at most twice the clip, so that the noise counts half.
+    `without_replacement`: exactly `asked` of `population` take part, chosen uniformly and in secret. Two populations are neighbours
+    where one client is replaced: that moves a sum by at most twice the clip, so that the noise counts half. It does not hold in
+    a job that goes on without somebody who was chosen: how many took part would then tell something of the choice.
+
+    Poisson sampling (McMahan et al. 2018: each client by itself with the same probability) is not there: no selector draws like
+    that, and its epsilon needs sums that are divided by the expected number of clients, not by the public one of those who came.
     """
 
     def __init__(self, sampling: Sampling, *, asked: int, population: int) -> None:
@@ -92,8 +94,6 @@ class Accountant:
         return self._costs[multiplier]
 
     def _event(self, multiplier: float) -> Any:
-        if self._sampling == "poisson":
-            return self._library.PoissonSampledDpEvent(self._asked / self._population, self._library.GaussianDpEvent(multiplier))
         if self._sampling == "without_replacement":
             halved = self._library.GaussianDpEvent(multiplier / 2)
             return self._library.SampledWithoutReplacementDpEvent(self._population, self._asked, halved)

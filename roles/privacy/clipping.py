@@ -20,10 +20,29 @@ def difference(weights: Tensor, received: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def update_norm(weights: Mapping[str, Tensor], received: Mapping[str, Tensor]) -> float:
-    """L2 norm, in float64, of the difference of all floating-point and complex entries together; integers do not count."""
-    squares = (float(difference(value, received[name]).square().sum()) for name, value in weights.items() if averaged(value.dtype))
+def update_norm(
+    weights: Mapping[str, Tensor], received: Mapping[str, Tensor], further: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> float:
+    """L2 norm, in float64, of an update as one vector: of all floating-point and complex entries; integers do not count.
+
+    Args:
+        weights: count by their differences from `received`.
+        received: the weights that the update was made from.
+        further: group -> name -> tensor of what goes up besides, which counts as it is.
+    """
+    squares = [float(difference(value, received[name]).square().sum()) for name, value in weights.items() if averaged(value.dtype)]
+    for values in (further or {}).values():
+        squares += [float(real(value).to(torch.float64).square().sum()) for value in values.values() if averaged(value.dtype)]
     return math.sqrt(math.fsum(squares))
+
+
+@torch.no_grad()
+def scaled(value: Tensor, scale: float, step: Tensor | None) -> Tensor:
+    """`scale * value + step`, calculated in float64, as a new tensor of the dtype of `value`; `step` is real."""
+    target = value.clone()
+    numbers = real(value).to(torch.float64) * scale
+    real(target).copy_(numbers if step is None else numbers.add_(step))
+    return target
 
 
 @torch.no_grad()

@@ -2,30 +2,28 @@
 
 import math
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
 from roles.catalogue import TRAITS
 from roles.errors import BadModel
-from roles.part import About, Client, Gathered, Local, Update
+from roles.part import About, Client, Gathered
 from roles.privacy.accountant import SAMPLINGS, Accountant, Sampling
-from roles.privacy.clipping import difference, moved, multiplier_of_updates, next_clip, real, update_norm
+from roles.privacy.clipped import CLIP, COUNT_NOISE, NOISE, WITHIN, ClippedUpdates
+from roles.privacy.clipping import multiplier_of_updates, next_clip, real
 from roles.privacy.noise import Noise, SeededNoise, SystemNoise
 from roles.privacy.privacy import Privacy
-from roles.rounds.average import WEIGHTS, averaged
-from transports.message import Message, Scalar
+from roles.rounds.average import averaged
+from transports.message import Scalar
 
-CLIP, NOISE, COUNT_NOISE = "dp_clip", "dp_noise", "dp_count_noise"
-"""Scalars of a model: the clip; the standard deviations that each client adds to its update and to its count."""
-WITHIN = "dp_within"
-"""Scalar of an update: with adaptive clipping 1 if its norm was at most the clip, else 0; without, always 0."""
 ROUNDING = 1e-9
 """Relative; sums of weights that are 1 are exact but for this."""
 
 
 class DifferentialPrivacy(Privacy):
-    """The DP-FedAvg of McMahan et al., with any algorithm whose updates are weights: clip the whole update, add Gaussian noise.
+    """The DP-FedAvg of McMahan et al., with any algorithm whose updates are tensors: clip the whole update, add Gaussian noise.
 
     McMahan, Ramage, Talwar, Zhang, "Learning Differentially Private Recurrent Language Models", ICLR 2018, algorithm 1 with
     flat clipping; adaptive clip: Andrew, Thakkar, McMahan, Ramaswamy, "Differentially Private Learning with Adaptive
@@ -35,40 +33,54 @@ class DifferentialPrivacy(Privacy):
         adaptive: b = (sum_i(b_i - 1/2) + N(0, sigma_b^2)) / m + 1/2;  C <- C * exp(-eta_C (b - gamma)); z becomes
         z_Delta = (z^-2 - (2 sigma_b)^-2)^(-1/2) for the updates, so that both together cost what z costs.
 
+    The update is one vector d_i of all that goes up: the difference of the weights, and what an algorithm sends besides
+    (SCAFFOLD: the change of the control variates). It is clipped as a whole, so that C bounds all of it, and the sum of each part
+    gets noise of z C.
+
     The difference is that of all floating-point entries that are exchanged, buffers such as BatchNorm's statistics included:
     they tell of data as much as weights do. Variances of BatchNorm that the noise made negative become 0.
     Integer entries (counters) stay as they are: leave them out with `job.share.exclude` where they tell too much.
     Every update counts the same (n_i = 1), whatever
     `job.share.weightedBy` or the algorithm say. m is the sum of the weights in the round: the number of its updates, less
-    where an asynchronous algorithm lets old ones count less.
+    where an asynchronous algorithm lets old ones count less; C still bounds what one client adds to the sum, because it is in
+    a sum once (never with `algorithm.repeat`) and counts at most 1.
 
-    Keys (z, C, gamma, eta_C, sigma_b are the papers'):
-        clip: C, of the first round where it adapts; infinite: never clip, which needs noise_multiplier 0.
-        noise_multiplier: z; 0: no noise, and no epsilon.
-        delta: of (epsilon, delta), below 1 / clients.
-        side: `server`: the root adds the noise to the mean. `client`: each client adds N(0, (z C)^2 / m) to its own update,
-            so that the sum holds the same noise; m is `clients_per_round`. Protects against who sees the sum only: an
-            aggregator that looks at single updates sees each with 1 / sqrt(m) of the noise. Where clients are missing, the
-            sum has less noise, and epsilon grows accordingly.
-        adaptive: whether the clip follows the quantile `quantile` (gamma 0.5) of the norms, at the rate
-            `clip_learning_rate` (eta_C 0.2), with noise of standard deviation `count_noise` (sigma_b) on the count; null:
-            m / 20, the paper's.
-        clients_per_round: m as planned, those that are asked; null: all clients.
-        sampling: what epsilon may rely on: `none` (no amplification, right for each selector), `poisson` or
-            `without_replacement` (for `selector=random`, never with asynchronous algorithms; see
-            `roles.privacy.accountant.Accountant`). Both amplify by clients_per_round / clients, and only hold where who took
-            part stays secret.
-        reproducible: false: noise from the system's cryptographic generator; no two runs are the same. true: noise from
-            the job seed, the same in each run; whoever knows the seed (it lies in the run folder) can subtract it.
+    Args:
+        clip: C, of the first round where it adapts, above 0; 1.0 by default. Infinite: never clip, which needs noise_multiplier 0.
+        noise_multiplier: z, from 0; 1.0 by default. 0: no noise, no epsilon, and no promise: updates are clipped, and what else
+            goes up is let through.
+        delta: of (epsilon, delta), below 1 / clients; 1e-05 by default.
+        side: "server" (the default): the root adds the noise to the mean. "client": each client adds N(0, (z C)^2 / m) to its own
+            update, so that the sum holds the same noise; m is `clients_per_round`. Protects against who sees the sum only: an
+            aggregator that looks at single updates sees each with 1 / sqrt(m) of the noise. Where clients are missing, the sum has
+            less noise, and epsilon grows accordingly.
+        adaptive: whether the clip follows a quantile of the norms; False by default.
+        quantile: gamma, that quantile; 0.5 by default.
+        clip_learning_rate: eta_C, at which rate the clip follows it; 0.2 by default.
+        count_noise: sigma_b, standard deviation of the noise on how many norms are within the clip; None, the default: m / 20, the
+            paper's.
+        clients_per_round: m as planned, those that are asked; None, the default: all clients.
+        sampling: what epsilon may rely on: "none" (the default): no amplification, right for each selector. "without_replacement":
+            with `selector=random` at a root whose ends are the clients, and clients_per_round of them drawn in each round. It
+            amplifies by clients_per_round / clients, and only holds where who took part stays secret: keep `job.seed` secret too,
+            from which they are drawn. Who is missing would tell of the draw, so that no round may go on without a client: not with
+            `faults.on_worker_loss=continue` or `faults.min_ends`. See `roles.privacy.accountant.Accountant`.
+        reproducible: whether noise comes from the job seed; False by default: it comes from the system's cryptographic generator,
+            and no two runs are the same. Else it is the same in each run, and whoever knows the seed (it lies in the run folder)
+            can subtract it.
 
     Metrics of each round at the root: `dp_clip`, which updates of it were clipped to (if finite), with adaptive clipping
     `dp_within`, b, and with noise `dp_epsilon` and `dp_delta` of all models up to this one. They hold for the global models,
     towards whoever sees these; numbers that workers report beside them (losses, samples) are not covered. A round that a
     resumed job does again is counted once, although its first model may have been seen.
 
-    Needs of the topology: none; middle aggregators add up. Does not go with strategies that exchange more than weights
-    (`Traits.groups`), that survey, or with parts that report numbers of their own (FedNova, Oort, FedBalancer): nothing would
-    protect those. Lossy codecs on the way up change updates after they were clipped.
+    Needs of the topology: none; middle aggregators add up. Not in rings, where workers see parts of each other's weights. Numbers
+    and answers to surveys get no noise, so that parts that report some (FedGFT, Oort, power of choice, FedBalancer) go with
+    noise_multiplier 0 only; FedNova weights updates by its steps, and never goes. Lossy codecs on the way up change updates after
+    they were clipped.
+
+    With SCAFFOLD, c_i moves by its change as it was clipped, so that c stays their mean but for the noise. Changes of control
+    variates are as long as gradients, and those of weights are shorter by the learning rate: C has to be of the size of gradients.
 
     Flame's version differs: its noise is absolute, not a multiple of the clip; each client adds all of it; it has no
     accountant, no seed, no server side.
@@ -162,17 +174,12 @@ class DifferentialPrivacy(Privacy):
         """The mean with its noise, if that is the root's to add.
 
         Raises:
-            BadModel: more clients took part than `clients_per_round`, or an update counted more than 1: then epsilon would
-                be wrong.
+            BadModel: epsilon would be wrong: other than `clients_per_round` clients took part where it relies on their draw,
+                updates counted more than 1, or the strategy looks at each of them.
         """
         weight, count = gathered.weight, gathered.count
-        if weight > count * (1 + ROUNDING):
-            raise BadModel(f"privacy=dp: {count} updates of round {round} count {weight:g}, but each may count at most 1")
-        if self._sampling != "none" and count > self._clients:
-            raise BadModel(
-                f"{count} clients took part in round {round}, privacy.clients_per_round={self._clients}: with "
-                f"privacy.sampling={self._sampling}, epsilon relies on that number"
-            )
+        if self._noise_multiplier > 0:
+            self._require_sum(gathered, round)
         self._metrics = {CLIP: self._clip} if self._clip < math.inf else {}
         multiplier = self._noise_multiplier
         if self._noises_at_clients:
@@ -187,9 +194,21 @@ class DifferentialPrivacy(Privacy):
             self._accountant.spend(multiplier)
         return gathered
 
+    def _require_sum(self, gathered: Gathered, round: int) -> None:
+        weight, count = gathered.weight, gathered.count
+        if weight > count * (1 + ROUNDING):
+            raise BadModel(f"privacy=dp: {count} updates of round {round} count {weight:g}, but each may count at most 1")
+        if gathered.singles:
+            raise BadModel("privacy=dp: the noise is on the sum of the updates, and the algorithm looks at each of them")
+        if self._sampling != "none" and count != self._clients:
+            raise BadModel(
+                f"{count} clients took part in round {round}, privacy.clients_per_round={self._clients}: with "
+                f"privacy.sampling={self._sampling}, epsilon relies on that number"
+            )
+
     def _add_noise(self, gathered: Gathered, noise: Noise) -> None:
         std = self._updates_multiplier * self._clip / gathered.weight
-        for value in gathered.mean.values():
+        for value in chain.from_iterable(entries.values() for entries in gathered.groups.values()):
             if averaged(value.dtype):
                 numbers = real(value)
                 numbers.add_(noise.like(numbers, std).to(numbers.dtype))
@@ -219,7 +238,7 @@ class DifferentialPrivacy(Privacy):
 
     @override
     def client(self) -> Client:
-        return _ClippedUpdates(adaptive=self._adaptive, reproducible=self._reproducible)
+        return ClippedUpdates(noisy=self._noise_multiplier > 0, adaptive=self._adaptive, reproducible=self._reproducible)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -230,40 +249,6 @@ class DifferentialPrivacy(Privacy):
         self._clip = state["clip"]
         if self._accountant is not None and state["spent"] is not None:
             self._accountant.load_state_dict(state["spent"])
-
-
-class _ClippedUpdates(Client):
-    """Clips the update of a round, and adds noise where the model says so."""
-
-    def __init__(self, *, adaptive: bool, reproducible: bool) -> None:
-        self._adaptive, self._reproducible = adaptive, reproducible
-        self._model: Message | None = None
-
-    @override
-    def receive(self, local: Local, model: Message) -> None:
-        self._model = model
-
-    @override
-    def finish(self, local: Local, update: Update) -> None:
-        if self._model is None:
-            raise RuntimeError("an update without a model that it was made from")
-        if update.groups or update.scalars:
-            unprotected = sorted([*update.groups, *update.scalars])
-            raise BadModel(f"privacy=dp does not go with a part whose updates hold more than weights: {unprotected}")
-        model, self._model = self._model, None
-        received = model.groups[WEIGHTS]
-        clip, std, count_std = (float(model.scalars[name]) for name in (CLIP, NOISE, COUNT_NOISE))
-        norm = update_norm(update.weights, received)
-        noise = SeededNoise(local.seed, "dp", local.worker, update.round) if self._reproducible else SystemNoise()
-        # What is not finite stays so, and the aggregator refuses it.
-        scale = clip / norm if clip < norm < math.inf else 1.0
-        for name, value in update.weights.items():
-            if averaged(value.dtype) and (scale < 1 or std > 0):
-                step = difference(value, received[name]).mul_(scale)
-                update.weights[name] = moved(received[name], step.add_(noise.like(step, std)) if std > 0 else step)
-        within = float(norm <= clip) if self._adaptive else 0.0
-        update.scalars[WITHIN] = within + (float(noise.draw(1)) * count_std if count_std > 0 else 0.0)
-        update.weight = 1.0
 
 
 def _require(holds: bool, key: str, value: object, legal: str) -> None:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from roles.errors import BadModel
 from roles.part import Update
+from roles.privacy.clipped import WITHIN
 from roles.privacy.clipping import moved, multiplier_of_updates, next_clip, update_norm
-from roles.privacy.dp import WITHIN
 from tests.privacy.parts import begun, client_of, finished, flat, local, model
 
 
@@ -79,13 +80,26 @@ def test_what_is_not_finite_stays_so_that_the_aggregator_refuses_it(bad: float) 
     assert update.scalars[WITHIN] == 0.0
 
 
-def test_an_update_with_more_than_weights_is_refused() -> None:
+def test_what_gets_no_noise_is_refused_where_noise_promises_something() -> None:
     client, received = client_of(begun(4)), model(random_state(1, 1.0))
-    for extra in ({"groups": {"control": {"w": torch.zeros(2)}}}, {"scalars": {"loss": 0.5}}):
+    for extra in ({"groups": {"control": {"steps": torch.zeros(2, dtype=torch.int64)}}}, {"scalars": {"loss": 0.5}}):
         update = Update(round=1, weights=random_state(2, 1.0), weight=1.0, samples=1, **extra)
         client.receive(local(), received)
-        with pytest.raises(Exception, match=r"hold more than weights: \['(control|loss)'\]"):
+        with pytest.raises(BadModel, match=r"hold more than it can protect: \['(control\.steps|loss)'\]"):
             client.finish(local(), update)
+
+
+def test_what_gets_no_noise_is_let_through_where_nothing_is_promised() -> None:
+    client, received = client_of(begun(4, noise_multiplier=0.0)), model(random_state(1, 1.0), clip=0.5)
+    steps = torch.tensor([3, 4])
+    update = Update(
+        round=1, weights=random_state(2, 1.0), groups={"own": {"steps": steps}}, weight=9.0, samples=9, scalars={"loss": 0.5}
+    )
+    client.receive(local(), received)
+    client.finish(local(), update)
+    assert update.scalars["loss"] == 0.5
+    assert update.groups["own"]["steps"] is steps
+    assert update_norm(update.weights, received.groups["weights"]) == pytest.approx(0.5, rel=1e-6)
 
 
 def test_moving_by_a_step_rounds_once() -> None:

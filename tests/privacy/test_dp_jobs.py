@@ -17,8 +17,12 @@ from roles.algorithms.feddyn import FedDyn
 from roles.algorithms.fednova import FedNova
 from roles.algorithms.fedopt import FedAdam
 from roles.algorithms.fedprox import FedProx
+from roles.algorithms.scaffold import Scaffold
 from roles.privacy.accountant import Accountant
 from roles.privacy.dp import DifferentialPrivacy
+from roles.samplers.fedbalancer import FedBalancer
+from roles.selectors.choice import PowerOfChoice
+from roles.selectors.oort import Oort
 from roles.settings import Settings, Share
 from tests.privacy.parts import flat
 from tests.roles.federation import Job, Layout, Record, federate, three_tier, two_tier
@@ -162,10 +166,10 @@ def test_a_resumed_job_is_the_same_job_where_noise_can_repeat(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "strategy",
-    [FedAvgM, FedProx, FedDyn, lambda: FedBuff(k=2), FedAsync],
-    ids=["fedavgm", "fedprox", "feddyn", "fedbuff", "fedasync"],
+    [FedAvgM, FedProx, Scaffold, FedDyn, lambda: FedBuff(k=2), FedAsync],
+    ids=["fedavgm", "fedprox", "scaffold", "feddyn", "fedbuff", "fedasync"],
 )
-def test_it_goes_with_every_algorithm_that_exchanges_weights_only(strategy: Any, tmp_path: Path) -> None:
+def test_it_goes_with_every_algorithm_that_exchanges_tensors_only(strategy: Any, tmp_path: Path) -> None:
     found, root = trained(two_tier(4), folder=tmp_path, clip=0.5, strategy=strategy)
     assert sorted(root.metrics_of("dp_epsilon")) == [1, 2, 3]
     assert all(bool(torch.isfinite(value).all()) for value in found.values() if value.is_floating_point())
@@ -176,4 +180,32 @@ def test_an_algorithm_that_reports_numbers_of_its_own_is_refused(tmp_path: Path)
     records = federate(
         two_tier(4), Job(build_module=BUILD, data=DATA, settings=settings, strategy=FedNova, privacy=DifferentialPrivacy)
     )
-    assert "updates hold more than weights" in str(records["trainer-0"].error)
+    assert "updates hold more than it can protect" in str(records["trainer-0"].error)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"selector": lambda: Oort(k=2, overcommitment=1.0)},
+        {"selector": lambda: PowerOfChoice(m=2, d=3)},
+        {"sampler": FedBalancer},
+    ],
+    ids=["oort", "power_of_choice", "fedbalancer"],
+)
+def test_without_noise_it_clips_beside_parts_that_report_numbers(part: Any, tmp_path: Path) -> None:
+    settings = Settings(seed=SEED, rounds=ROUNDS, evaluate_every=0)
+    keys: dict[str, Any] = {"clip": 0.01, "noise_multiplier": 0.0}
+    job = Job(
+        build_module=BUILD, data=DATA, settings=settings, folder=tmp_path, privacy=lambda: DifferentialPrivacy(**keys), **part
+    )
+    records = federate(two_tier(4), job)
+    assert not [record.error for record in records.values() if record.error is not None]
+    root = records["aggregator-0"]
+    assert root.metrics_of("dp_clip") == dict.fromkeys((1, 2, 3), 0.01)
+    assert root.metrics_of("dp_epsilon") == {}, "nothing is promised"
+    seeds.apply(seeds.derive(SEED, "model"))
+    start, found = Classifier(smooth()).state_dict(), torch.load(root.results[-1]["model"], weights_only=True)
+    floating = [name for name, value in start.items() if value.is_floating_point()]
+    moved = math.sqrt(sum(float((found[name].double() - start[name].double()).square().sum()) for name in floating))
+    # Three means of vectors that were clipped to 0.01; unclipped they move it by more than 0.1.
+    assert 0 < moved <= ROUNDS * 0.01 + 1e-5

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from roles.errors import BadModel
-from roles.part import Gathered, Update
+from roles.part import Gathered, Single, Update
 from roles.privacy.accountant import Accountant
+from roles.privacy.clipped import CLIP, COUNT_NOISE, NOISE, WITHIN
 from roles.privacy.clipping import multiplier_of_updates
-from roles.privacy.dp import CLIP, COUNT_NOISE, NOISE, WITHIN, DifferentialPrivacy
+from roles.privacy.dp import DifferentialPrivacy
 from tests.privacy.parts import begun, client_of, finished, flat, gathered, model
 
 MANY = 60_000
@@ -88,8 +90,8 @@ def test_without_noise_there_is_no_epsilon_and_no_need_of_the_library(monkeypatc
 
 
 def test_every_round_reports_what_all_rounds_so_far_cost() -> None:
-    part = begun(20, noise_multiplier=2.0, clients_per_round=4, sampling="poisson", delta=1e-4)
-    reference = Accountant("poisson", asked=4, population=20)
+    part = begun(20, noise_multiplier=2.0, clients_per_round=4, sampling="without_replacement", delta=1e-4)
+    reference = Accountant("without_replacement", asked=4, population=20)
     for round in range(1, 4):
         play(part, zeros_of(4), round)
         reference.spend(2.0)
@@ -180,12 +182,17 @@ def test_variances_stay_variances_and_integers_stay_integers() -> None:
 
 
 def test_epsilon_is_never_worked_out_from_assumptions_that_do_not_hold() -> None:
-    part = begun(20, clients_per_round=2, sampling="poisson")
-    with pytest.raises(BadModel, match=r"3 clients took part in round 1, privacy\.clients_per_round=2"):
-        play(part, zeros_of(3))
+    part = begun(20, clients_per_round=2, sampling="without_replacement")
+    for count in (1, 3):  # who is missing tells of the draw as well
+        with pytest.raises(BadModel, match=rf"{count} clients took part in round 1, privacy\.clients_per_round=2"):
+            play(part, zeros_of(count))
     heavy = Update(round=1, weights={"w": torch.zeros(2)}, weight=17.0, samples=17, scalars={WITHIN: 0.0})
     with pytest.raises(BadModel, match="1 updates of round 1 count 17"):
         begun(20).closed(gathered([heavy]), 1)
+    single = Single(groups={"weights": {"w": torch.zeros(2)}}, weight=1.0, samples=1, scalars={})
+    light = replace(heavy, weight=1.0)
+    with pytest.raises(BadModel, match="the noise is on the sum"):
+        begun(20).closed(replace(gathered([light]), singles=[single]), 1)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +207,9 @@ def test_epsilon_is_never_worked_out_from_assumptions_that_do_not_hold() -> None
         ({"quantile": 1.5}, "quantile = 1.5"),
         ({"clip_learning_rate": 0.0}, "clip_learning_rate = 0.0"),
         ({"clients_per_round": 0}, "clients_per_round = 0"),
-        ({"sampling": "often"}, "sampling = 'often' must be one of none, poisson, without_replacement"),
-        ({"sampling": "poisson"}, "clients_per_round = None must be a number with sampling=poisson"),
+        ({"sampling": "often"}, "sampling = 'often' must be one of none, without_replacement"),
+        ({"sampling": "poisson"}, "sampling = 'poisson' must be one of none, without_replacement"),
+        ({"sampling": "without_replacement"}, "clients_per_round = None must be a number with sampling=without_replacement"),
         ({"clip": math.inf, "noise_multiplier": 0.0, "adaptive": True}, "clip = inf must be finite where it adapts"),
     ],
 )

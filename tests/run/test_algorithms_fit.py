@@ -4,15 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hydra
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
-from flame_run.config.folder import conf_dir, options
-from flame_run.config.groups import register
-from flame_run.errors import InvalidConfig
-from flame_run.run.checks import plan_of
-from flame_run.topology.plan import Plan
+from flame_run.config.folder import options
+from tests.run.planned import plan, problems
 
 REPOSITORY = Path(__file__).parents[2]
 OWN = """
@@ -31,21 +26,6 @@ class Silent(Strategy):
     def step(self, current, gathered, round):
         return gathered.mean
 """
-
-
-def plan(*overrides: str) -> Plan:
-    register()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        listed = any(override.startswith("python_path=") for override in overrides)
-        return plan_of(hydra.compose("config", [*([] if listed else ["python_path=[]"]), *overrides]))
-
-
-def problems(*overrides: str) -> list[str]:
-    with pytest.raises(InvalidConfig) as caught:
-        plan(*overrides)
-    assert caught.value.exit_status == 2
-    return [str(problem) for problem in caught.value.problems]
 
 
 RULES = {
@@ -101,8 +81,8 @@ RULES = {
     "a middle aggregator's buffer that ends cannot fill": (
         ["experiment=mnist_hierarchical", "algorithm=fedbuff", "algorithm.k=2", "algorithm.middle_k=3"],
         (
-            "algorithm.middle_k = 3: middle-aggregator-0 has 2 ends, and each counts once in a buffer "
-            "(at most 2, or algorithm.repeat=true)"
+            "algorithm.middle_k = 3: middle-aggregator-0 has 2 ends (and 1 other aggregator fewer than 3), "
+            "and each counts once in a buffer (at most 2, or algorithm.repeat=true)"
         ),
     ),
     "differences of differences": (
@@ -119,7 +99,10 @@ RULES = {
     ),
     "a part of the model needs a plain algorithm": (
         ["algorithm=feddyn", "+job.roles.trainer.share.include=[network.1.*]"],
-        "job.roles.trainer.share = '': FedDyn needs all entries of all trainers (such as algorithm=fedavg)",
+        (
+            "job.roles.trainer.share = '': FedDyn corrects every entry by the number of all trainers in the round, "
+            "so that all trainers need all entries (such as algorithm=fedavg)"
+        ),
     ),
     "a part of the model is for data consumers": (
         ["+job.roles.aggregator.share.include=[network.1.*]"],
@@ -143,8 +126,8 @@ RULES = {
     "a ring averages weights": (
         ["experiment=hybrid", "algorithm=scaffold"],
         (
-            "algorithm = 'Scaffold': sends more than weights averaged by samples, and the ring of role trainer averages just these "
-            "(such as algorithm=fedavg)"
+            "algorithm = 'Scaffold': sends tensors besides the weights, and the ring of role trainer averages trained weights "
+            "as the job says (such as algorithm=fedavg)"
         ),
     ),
     "a ring needs all of its workers": (
