@@ -80,6 +80,8 @@ class Context:
     """Where a root stores models and checkpoints; None stores nothing."""
     state_folder: Path | None = None
     """Where the worker keeps what it remembers from round to round; None: in memory."""
+    own_folder: Path | None = None
+    """Where Lightning, its callbacks and its loggers write what this worker has them write; None: the working folder."""
     resume: bool = False
     """Whether the worker took part in this job before: it goes on from what it has stored, a root from its newest checkpoint."""
     build_module: Callable[[], LightningModule] | None = None

@@ -21,6 +21,7 @@ from roles.fitters import Fitter, lendable
 from roles.keep import Stateful
 from roles.lean import lean
 from roles.part import Local, Update
+from roles.pristine import Brought, brings_callbacks, from_lightning
 from roles.settings import Share
 from transports.errors import Aborted
 from transports.message import Message
@@ -119,10 +120,14 @@ class LocalTraining:
         if settings.optimizer == "keep":
             callbacks.append(_KeepOptimizer())
         self._callbacks = callbacks
-        self._attached = [*callbacks, _Link(context)]
+        self._brought = Brought() if brings_callbacks(module) else None
+        self._attached = [*callbacks, _Link(context)] if self._brought is None else [self._brought, *callbacks, _Link(context)]
+        self._logged = 0
+        """The step that loggers are at. A worker that is started anew has new logs."""
         self._options = options
         # Callbacks of the user may depend on their own trainer.
-        self._own = None if lendable(options) and not own else Fitter.of(options, self._attached)
+        shared = lendable(options) and not own
+        self._own = None if shared else Fitter.of(_with_folder(options, context), self._attached)
         with self._fitter():
             pass  # options that Lightning does not take are found now
         seeds.apply(seeds.derive(settings.seed, context.name, 0))
@@ -146,7 +151,7 @@ class LocalTraining:
         parts: dict[str, Stateful] = {
             f"callback-{index}-{callback.state_key}": callback
             for index, callback in enumerate(self._callbacks)
-            if type(callback).state_dict is not Callback.state_dict
+            if type(callback).state_dict is not Callback.state_dict and not from_lightning(callback)
         }
         if type(self.data).state_dict is not LightningDataModule.state_dict:
             parts["data"] = self.data
@@ -162,12 +167,17 @@ class LocalTraining:
         began = time.monotonic()
         seeds.apply(seeds.derive(self.context.settings.seed, self.context.name, round, *([turn] if turn else [])))
         with self._fitter() as fitter:
-            values = fitter.fit(self.module, self._data(round))
+            if self._brought is not None:
+                self._brought.others = vars(fitter.trainer)["callbacks"]
+            values = fitter.fit(self.module, self._data(round), logged=self._logged)
+            self._logged = fitter.logged
         return {**values, "fit_seconds": time.monotonic() - began}
 
     def _fitter(self) -> AbstractContextManager[Fitter]:
-        lent = self.context.fitters.lent
-        return lent(self._options, self._attached) if self._own is None else nullcontext(self._own)
+        if self._own is None:
+            return self.context.fitters.lent(self._options, self._attached, self.context.own_folder)
+        self._own.reset()
+        return nullcontext(self._own)
 
     def _data(self, round: int) -> LightningDataModule:
         local = self.local
@@ -206,7 +216,7 @@ class Evaluation:
         options = {
             name: value for name, value in context.build_trainer_options().items() if name not in ("callbacks", "max_epochs")
         }
-        self._trainer = Lightning(**lean({**QUIET, **options}))
+        self._trainer = Lightning(**lean(_with_folder({**QUIET, **options}, context)))
 
     def test(self, round: int) -> dict[str, float]:
         """Metrics of the module as it is now: what its `test_step` logs, averaged as Lightning does.
@@ -215,6 +225,8 @@ class Evaluation:
             BadModel: the module logs nothing in `test_step`.
         """
         seeds.apply(seeds.derive(self.context.settings.seed, "evaluate", round))
+        # No fit counts the steps of a trainer that only tests: loggers get the round as theirs.
+        self._trainer.fit_loop.epoch_loop._batches_that_stepped = round  # noqa: SLF001 - no other way
         results = self._trainer.test(self.module, datamodule=self.data, verbose=False)
         metrics = {name: float(value) for result in results for name, value in result.items()}
         if not metrics:
@@ -239,6 +251,13 @@ class Evaluation:
         batch = next(iter(loader[0] if isinstance(loader, list | tuple) else loader), None)
         inputs = batch[0] if isinstance(batch, list | tuple) else batch
         return inputs[:2].detach().cpu().clone() if isinstance(inputs, Tensor) else None
+
+
+def _with_folder(options: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """Options of Lightning's `Trainer` that write into the worker's own folder where they do not say where."""
+    if options.get("default_root_dir") is not None or context.own_folder is None:
+        return dict(options)
+    return {**options, "default_root_dir": str(context.own_folder)}
 
 
 def _samples(data: LightningDataModule) -> int:

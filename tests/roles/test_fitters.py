@@ -239,3 +239,39 @@ def test_a_trainer_that_is_asked_for_while_it_is_lent_is_another_one() -> None:
     fitters = Fitters()
     with fitters.lent(QUIET, []) as first, fitters.lent(QUIET, []) as second:
         assert first.trainer is not second.trainer
+
+
+def test_what_a_module_sets_on_a_shared_trainer_is_not_there_for_the_next_worker() -> None:
+    seen: dict[str, list[bool]] = {"leaves": [], "looks": []}
+
+    class Leaving(Classifier):
+        """Sets new attributes, replaces old ones, adds a callback of its own; sees what it finds of that before."""
+
+        name = "leaves"
+
+        def on_fit_start(self) -> None:
+            trainer: Any = self.trainer
+            found = [hasattr(each, "left") for each in (trainer, trainer.fit_loop, trainer.fit_loop.epoch_loop)]
+            left = any(isinstance(each, Left) for each in trainer.callbacks)
+            seen[self.name].append(any(found) or left or trainer.fit_loop.epoch_loop.max_steps == 1)
+
+        def on_train_end(self) -> None:
+            trainer: Any = self.trainer
+            for each in (trainer, trainer.fit_loop, trainer.fit_loop.epoch_loop):
+                each.left = torch.zeros(3)
+            trainer.fit_loop.epoch_loop.max_steps = 1
+            trainer.callbacks.append(Left())
+
+    class Left(Callback):
+        pass
+
+    class Looking(Leaving):
+        name = "looks"
+
+    fitters = Fitters()
+    both = [training_of(kind.name, seeded(kind), Points(1, 13), fitters) for kind in (Leaving, Looking)]
+    for round in ROUNDS:
+        for each in both:
+            each.fit(round)
+    assert both[0].module.trainer is both[1].module.trainer
+    assert seen == {"leaves": [False] * 3, "looks": [False] * 3}
