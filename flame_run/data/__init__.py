@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from flame_run.data.errors import DataError
     from flame_run.data.module import ArrayDataModule
     from flame_run.data.urls import check_url, locate
+    from flame_run.data.views import ViewDataModule
 
-__all__ = ["ArrayDataModule", "DataError", "check_url", "cut_data_module", "load_arrays", "locate", "samples"]
+__all__ = ["ArrayDataModule", "DataError", "ViewDataModule", "check_url", "cut_data_module", "load_arrays", "locate", "samples"]
 
 _HOMES = {
     "ArrayDataModule": "module",
     "DataError": "errors",
+    "ViewDataModule": "views",
     "check_url": "urls",
     "cut_data_module": "cut",
     "load_arrays": "arrays",

@@ -8,10 +8,18 @@ if TYPE_CHECKING:
     from flame_run.models.mlp import MnistMLP
     from flame_run.models.mnist import MnistCNN, MnistLargeCNN
     from flame_run.models.null import NullModel
+    from flame_run.models.views import MnistViews
 
-__all__ = ["Classifier", "MnistCNN", "MnistLargeCNN", "MnistMLP", "NullModel"]
+__all__ = ["Classifier", "MnistCNN", "MnistLargeCNN", "MnistMLP", "MnistViews", "NullModel"]
 
-_HOMES = {"Classifier": "classifier", "MnistCNN": "mnist", "MnistLargeCNN": "mnist", "MnistMLP": "mlp", "NullModel": "null"}
+_HOMES = {
+    "Classifier": "classifier",
+    "MnistCNN": "mnist",
+    "MnistLargeCNN": "mnist",
+    "MnistMLP": "mlp",
+    "MnistViews": "views",
+    "NullModel": "null",
+}
 
 
 def __getattr__(name: str) -> Any:

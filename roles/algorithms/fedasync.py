@@ -27,12 +27,12 @@ class FedAsync(Strategy):
     Needs asynchronous rounds, and an aggregator that sees each update: no middle ones.
 
     Args:
-        alpha: mixing weight in (0, 1].
-        staleness: which s.
-        a: see above; None: the paper's, 0.5 for polynomial and 10 for hinge.
-        b: see above.
-        concurrency: ends that train at the same time; None: all.
-        rho: weight of the proximal term, from 0.
+        alpha: mixing weight, in (0, 1]; 0.6 by default.
+        staleness: which s: "constant", "polynomial" (the default) or "hinge".
+        a: a of s, from 0; None, the default: the paper's, 0.5 for polynomial and 10 for hinge.
+        b: b of hinge, rounds of age that cost nothing, from 0; 4.0 by default, as in the paper.
+        concurrency: how many ends train at the same time; None, the default: all.
+        rho: weight of the proximal term, from 0; 0.005 by default.
     """
 
     traits = TRAITS["roles.algorithms.fedasync.FedAsync"]

@@ -20,8 +20,8 @@ class FedAvgM(ServerOptimizer):
     Any synchronous topology with a server serves it; in a hierarchy only the root takes the step. v goes into checkpoints.
 
     Args:
-        beta: momentum, in [0, 1). The paper tries 0.7 to 0.997; 0.9 is the usual choice.
-        eta: learning rate of the server, 1 in the paper.
+        beta: momentum, in [0, 1); 0.9 by default, the usual choice. The paper tries 0.7 to 0.997.
+        eta: learning rate of the server; 1.0 by default, as in the paper.
     """
 
     traits = TRAITS["roles.algorithms.fedavgm.FedAvgM"]

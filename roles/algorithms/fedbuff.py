@@ -11,13 +11,13 @@ from roles.strategy import Buffer, Gathered, State, Strategy
 
 
 class FedBuff(Strategy):
-    """The server takes a step for every K updates, whoever sent them and whichever model they were made from.
+    """The server takes a step for every K updates of its ends, whichever model they were made from.
 
     Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, "Federated Learning with Buffered Asynchronous Aggregation", AISTATS
     2022, algorithm 1, with D_i = w_i - w the difference of an update from the model that it was made from, t rounds old:
-    x <- x + (eta_g / K) sum_i s(t_i) D_i, s(t) = (1 + t)^-a with a = 0.5. Ends count the same whatever their samples and
-    whatever `job.share.weightedBy` says; K divides the sum, not the sum of the s. With K ends, all of them at the same model,
-    it is FedAvg with plain means.
+    x <- x + (eta_g / K) sum_i s(t_i) D_i, s(t) = (1 + t)^-a with a = 0.5. Trainers count the same whatever their samples and
+    whatever `job.share.weightedBy` says; the number of updates divides the sum, not the sum of the s. With K ends, all of them
+    at the same model, it is FedAvg with plain means.
 
     Differences are those of parameters. Floating-point buffers travel as they are, and go towards their mean by the mean
     of s: the difference to an old running variance could make one negative. Integer buffers never go back.
@@ -25,16 +25,18 @@ class FedBuff(Strategy):
     In Flame an end may count several times in a buffer, and BatchNorm ends the job; here `repeat` allows the one, and the other
     works.
 
-    Needs asynchronous rounds. In a hierarchy each level has a buffer of its own, and K is the number of trainers' updates in
-    those of the root.
+    Needs asynchronous rounds. In a hierarchy each level has a buffer of its own: below middle aggregators an update of an end of
+    the root is a sum of trainers' updates, `k` counts such sums, each counts by its own age besides those of its updates, and
+    what divides is the number of trainers' updates in all of them. An aggregator whose ends have nothing more to give, be it
+    that all who can have delivered or that a coordinator has nobody left to lend, closes its round with the updates that it has.
 
     Args:
-        k: updates that close a round, K, at the root; 10 in the paper.
-        concurrency: ends that train at the same time, M_c; None: all.
-        eta_g: learning rate of the server.
-        a: exponent of the staleness.
-        repeat: whether several updates of one end may count in one round.
-        middle_k: updates that close a round of a middle aggregator; None: k.
+        k: K, how many updates of its ends close a round at the root; 10 by default, as in the paper.
+        concurrency: M_c, how many ends of an aggregator train at the same time; None, the default: all.
+        eta_g: learning rate of the server, above 0; 1.0 by default, which is to be tuned.
+        a: exponent of the staleness, from 0; 0.5 by default, as in the paper.
+        repeat: whether several updates of one end may count in one round; False by default.
+        middle_k: how many updates of its ends close a round of a middle aggregator; None, the default: k.
     """
 
     traits = TRAITS["roles.algorithms.fedbuff.FedBuff"]

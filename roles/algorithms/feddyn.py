@@ -37,7 +37,7 @@ class FedDyn(Strategy):
     Any synchronous topology with a server serves it.
 
     Args:
-        alpha: weight of the regularisation, from 0; 0.01 is the middle of the paper's 0.1, 0.01, 0.001.
+        alpha: weight of the regularisation, from 0; 0.01 by default, the middle of the paper's 0.1, 0.01, 0.001.
     """
 
     traits = TRAITS["roles.algorithms.feddyn.FedDyn"]

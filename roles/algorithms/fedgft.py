@@ -44,12 +44,12 @@ class FedGFT(Strategy):
     clients is the gradient of gamma J(F) at the received model. It takes a second forward and backward pass over the batch,
     which leaves buffers and generators alone.
 
-    Keys:
-        fair: `SP`, `EOP` or `CAL`.
-        gamma: weight of the penalty, from 0; `auto`: |2 F| of the round. 0 is FedAvg.
-        reg: `l2` or `id`.
-        sensitive_feature, sensitive_item: where the sensitive attribute A (0 or 1) stands, one of the two: a column of x, or
-            an item of the batch (x, y, ...), from 2.
+    Args:
+        fair: which F, "SP" (the default), "EOP" or "CAL".
+        gamma: weight of the penalty, from 0; 1.0 by default. "auto": |2 F| of the round. 0 is FedAvg.
+        reg: which J, "l2" (the default) or "id".
+        sensitive_feature: the column of x where the sensitive attribute A (0 or 1) stands; None, the default: see the next one.
+        sensitive_item: the item of the batch (x, y, ...) that is A, from 2; None by default. One of the two must be given.
 
     The module's `forward(x)` gives one logit a sample, or those of two classes; y is 0 or 1.
 

@@ -35,7 +35,7 @@ class FedNova(Strategy):
     Any synchronous topology with a server serves it.
 
     Args:
-        mu: weight of a proximal term as in FedProx, from 0; 0 in most of the paper.
+        mu: weight of a proximal term as in FedProx, from 0; 0.0 by default, as in most of the paper.
     """
 
     traits = TRAITS["roles.algorithms.fednova.FedNova"]

@@ -63,9 +63,9 @@ class FedAdagrad(FedOpt):
     """v <- v + d^2; see `FedOpt`.
 
     Args:
-        beta_1: decay of m, in [0, 1); the paper uses 0, as Adagrad has no momentum.
-        eta: learning rate of the server.
-        tau: degree of adaptivity.
+        beta_1: decay of m, in [0, 1); 0.0 by default, as in the paper: Adagrad has no momentum.
+        eta: learning rate of the server, above 0; 0.1 by default, see `FedOpt`.
+        tau: degree of adaptivity, above 0; 0.001 by default, as the paper recommends.
     """
 
     traits = TRAITS["roles.algorithms.fedopt.FedAdagrad"]
@@ -82,10 +82,10 @@ class FedAdam(FedOpt):
     """v <- beta_2 v + (1 - beta_2) d^2; see `FedOpt`.
 
     Args:
-        beta_1: decay of m, in [0, 1).
-        beta_2: decay of v, in [0, 1).
-        eta: learning rate of the server.
-        tau: degree of adaptivity.
+        beta_1: decay of m, in [0, 1); 0.9 by default, as in the paper.
+        beta_2: decay of v, in [0, 1); 0.99 by default, as in the paper.
+        eta: learning rate of the server, above 0; 0.01 by default, see `FedOpt`.
+        tau: degree of adaptivity, above 0; 0.001 by default, as the paper recommends.
     """
 
     traits = TRAITS["roles.algorithms.fedopt.FedAdam"]
@@ -102,10 +102,10 @@ class FedYogi(FedOpt):
     """v <- v - (1 - beta_2) d^2 sign(v - d^2); see `FedOpt`.
 
     Args:
-        beta_1: decay of m, in [0, 1).
-        beta_2: how little v follows d^2, in [0, 1).
-        eta: learning rate of the server.
-        tau: degree of adaptivity.
+        beta_1: decay of m, in [0, 1); 0.9 by default, as in the paper.
+        beta_2: how little v follows d^2, in [0, 1); 0.99 by default, as in the paper.
+        eta: learning rate of the server, above 0; 0.01 by default, see `FedOpt`.
+        tau: degree of adaptivity, above 0; 0.001 by default, as the paper recommends.
     """
 
     traits = TRAITS["roles.algorithms.fedopt.FedYogi"]

@@ -44,7 +44,7 @@ class FedProx(Strategy):
     Any synchronous topology serves it, also a ring.
 
     Args:
-        mu: weight of the term, from 0. The paper tunes it in {0.001, 0.01, 0.1, 1}.
+        mu: weight of the term, from 0; 0.01 by default. The paper tunes it in {0.001, 0.01, 0.1, 1}.
     """
 
     traits = TRAITS["roles.algorithms.fedprox.FedProx"]

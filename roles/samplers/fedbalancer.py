@@ -45,11 +45,11 @@ class FedBalancer(Sampler):
     Flame's version never ends a round, trains on the last sample of each batch only, and divides by times that are not numbers.
 
     Args:
-        w: rounds in a window.
-        lss: loss threshold step size.
-        dss: deadline step size.
-        p: which part of the samples comes from those at or above the threshold.
-        noise_factor: standard deviation of the noise on reported losses.
+        w: rounds in a window; 20 by default.
+        lss: loss threshold step size; 0.05 by default.
+        dss: deadline step size; 0.05 by default.
+        p: which part of the samples comes from those at or above the threshold; 1.0 by default: all of them.
+        noise_factor: standard deviation of the noise on reported losses; 0.0 by default: no noise.
 
     Raises:
         ValueError: one of them is out of its range; the text names it.

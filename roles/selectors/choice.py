@@ -28,8 +28,9 @@ class PowerOfChoice(Selector):
     Flame has no such selector.
 
     Args:
-        m: how many are asked: a number, or a fraction of the ends that are there.
-        d: how many candidates are drawn, the same way; never less than m. With d = m it is drawing by size alone.
+        m: how many are asked: a number, or a fraction of the ends that are there; 0.1 by default.
+        d: how many candidates are drawn, the same way, never less than m; 0.2 by default. With d = m it is drawing by size
+            alone.
 
     Raises:
         ValueError: one of them is neither a number nor a fraction, or d is below m.

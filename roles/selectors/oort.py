@@ -56,22 +56,22 @@ class Oort(Selector):
     the loss of one batch. The authors' code scales the utilities to [0, 1], which makes curiosity weigh more: `normalize`.
 
     Args:
-        k: K, how many updates a round needs: a number, or a fraction of the ends that are there.
-        overcommitment: how many times K are asked, rounded up.
-        exploration_factor: epsilon in round 1.
-        exploration_decay: what epsilon is multiplied by after each round.
-        exploration_min: below this epsilon does not fall.
-        alpha: the penalty of clients slower than T.
-        cut_off_util: c, the share of the cut-off utility that admits.
-        clip_bound: the quantile at which statistical utilities are clipped; 1: not.
-        pacer_unit: what T is counted in: "percentile" of the durations known, from `round_threshold`, or "seconds", from
-            `pacer_delta`, as in the paper.
-        pacer_step: W, rounds in a window of the pacer.
-        pacer_delta: Delta, by how much T is relaxed: percentiles or seconds.
-        round_threshold: the percentile that T begins with; 100: no client is too slow.
-        blacklist_rounds: a client that took part more often is left out; None: never.
-        blacklist_max_len: at most this share of the ends is left out, the most used first.
-        normalize: scale the clipped utilities to [0, 1].
+        k: K, how many updates a round needs: a number, or a fraction of the ends that are there; 10 by default.
+        overcommitment: how many times K are asked, rounded up; 1.3 by default.
+        exploration_factor: epsilon in round 1; 0.9 by default.
+        exploration_decay: what epsilon is multiplied by after each round; 0.98 by default.
+        exploration_min: below this epsilon does not fall; 0.2 by default.
+        alpha: penalty of clients slower than T; 2.0 by default.
+        cut_off_util: c, the share of the cut-off utility that admits; 0.95 by default.
+        clip_bound: the quantile at which statistical utilities are clipped; 0.95 by default, 1: not.
+        pacer_unit: what T is counted in: "percentile" (the default) of the durations known, from `round_threshold`, or "seconds",
+            from `pacer_delta`, as in the paper.
+        pacer_step: W, rounds in a window of the pacer; 20 by default.
+        pacer_delta: Delta, by how much T is relaxed: percentiles or seconds; 5.0 by default.
+        round_threshold: the percentile that T begins with; 30.0 by default, 100: no client is too slow.
+        blacklist_rounds: a client that took part more often is left out; None, the default: never.
+        blacklist_max_len: at most this share of the ends is left out, the most used first; 0.3 by default.
+        normalize: whether the clipped utilities are scaled to [0, 1]; False by default.
 
     Raises:
         ValueError: one of them is out of its range; the text names it.

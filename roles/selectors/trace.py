@@ -21,10 +21,12 @@ class Trace(Selector):
     topology what `inner` needs. Flame has none.
 
     Args:
-        intervals: worker -> intervals [first, last] of rounds, both included, in which it is there; last null: to the end.
-        file: the same as a JSON file, or a CSV file with the columns worker, first, last; read where rounds are led.
-        unlisted: whether workers that the trace does not name are available.
-        inner: chooses among those who are available; None: all of them.
+        intervals: worker -> intervals [first, last] of rounds, both included, in which it is there; last null: to the end. None,
+            the default: see `file`.
+        file: the same as a JSON file, or a CSV file with the columns worker, first, last, read where rounds are led; None by
+            default.
+        unlisted: whether workers that the trace does not name are available; True by default.
+        inner: chooses among those who are available; None, the default: all of them.
 
     Raises:
         ValueError: neither or both of `intervals` and `file`, or intervals that are none.

@@ -17,7 +17,7 @@ class Random(Selector):
     its own trainers. Flame's version is not seeded, and a k of 0 trains nobody there.
 
     Args:
-        k: how many of the ends that are there: a number, or a fraction (C) in (0, 1].
+        k: how many of the ends that are there: a number (m), or a fraction (C) in (0, 1]; 0.1 by default, the paper's C.
 
     Raises:
         ValueError: k is neither.

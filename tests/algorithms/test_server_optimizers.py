@@ -106,6 +106,31 @@ def uncorrected_adam(parameters: list[torch.Tensor], tau: float) -> torch.optim.
     return optimizer
 
 
+class Yogi(torch.optim.Optimizer):
+    """Zaheer, Reddi, Sachan, Kale, Kumar, "Adaptive Methods for Nonconvex Optimization", NeurIPS 2018, algorithm 2: v
+    starts at `initial`, and no bias is corrected, as in Reddi et al. 2021.
+    """
+
+    def __init__(
+        self, parameters: list[torch.Tensor], *, lr: float, betas: tuple[float, float], eps: float, initial: float
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "initial": initial})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step along the gradients of all parameters."""
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for parameter in group["params"]:
+                g = parameter.grad
+                m = self.state[parameter].get("m", torch.zeros_like(parameter))
+                v = self.state[parameter].get("v", torch.full_like(parameter, group["initial"]))
+                m = torch.lerp(g, m, first)
+                v = torch.where(v > g * g, v - (1 - second) * g * g, torch.where(v < g * g, v + (1 - second) * g * g, v))
+                parameter.sub_(group["lr"] * m / (torch.sqrt(v) + group["eps"]))
+                self.state[parameter].update(m=m, v=v)
+
+
 @settings(max_examples=25, deadline=None)
 @given(rounds=random_rounds())
 def test_momentum_is_sgd_of_torch_on_the_pseudo_gradient(rounds: Rounds) -> None:
@@ -127,6 +152,15 @@ def test_adam_is_that_of_torch_without_correction_of_the_bias(rounds: Rounds) ->
     tau = 0.01
     expected = by_torch(rounds, lambda parameters: uncorrected_adam(parameters, tau))
     strategy = FedAdam(beta_1=0.8, beta_2=0.95, eta=0.05, tau=tau)
+    of.assert_near(run(begun(strategy), rounds), expected, 1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rounds=random_rounds())
+def test_yogi_is_that_of_its_own_paper_on_the_pseudo_gradient(rounds: Rounds) -> None:
+    tau = 0.01
+    expected = by_torch(rounds, lambda each: Yogi(each, lr=0.05, betas=(0.8, 0.95), eps=tau, initial=tau**2))
+    strategy = FedYogi(beta_1=0.8, beta_2=0.95, eta=0.05, tau=tau)
     of.assert_near(run(begun(strategy), rounds), expected, 1e-9)
 
 

@@ -18,8 +18,9 @@ from tests.e2e.oracle import fedavg, subset
 from tests.e2e.smooth import SmoothNet
 
 REPOSITORY = Path(__file__).parents[2]
-ELSEWHERE = ("null_round", "async_two_tier", "async_hierarchical", "coordinated_async")
-"""Experiments that do not train, and those that are no rounds of everybody: see test_virtual_clock, test_coordinated_faults."""
+ELSEWHERE = ("null_round", "async_two_tier", "async_hierarchical", "coordinated_async", "two_consumers")
+"""Experiments that do not train, those that are no rounds of everybody (see test_virtual_clock, test_coordinated_faults), and
+roles with models of their own (see tests/roles/test_two_consumers.py, tests/examples)."""
 TRAINING = [name for name in options("experiment") if name not in ELSEWHERE]
 TASK_KEYS = ["time", "job_id", "task_id", "worker", "role", "type", "state", "round", "pid", "host", "error"]
 

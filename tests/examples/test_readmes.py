@@ -111,9 +111,8 @@ def test_a_model_of_ones_own_trains_and_comes_back(copy_of: Any, flame_run: Any)
     assert model(torch.rand(3, 64)).shape == (3, 10)
 
 
-def test_two_kinds_of_clients_train_one_model(copy_of: Any, flame_run: Any) -> None:
-    words = ["--config-dir", "conf", "experiment=two_consumers", "job.hyperparameters.rounds=2"]
-    folder = flame_run(copy_of("two_consumers"), *words)
+def test_two_kinds_of_clients_train_one_model_from_any_folder(tmp_path: Path, flame_run: Any) -> None:
+    folder = flame_run(tmp_path, "experiment=two_consumers", "job.hyperparameters.rounds=2")
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary["workers"].values()) == ["completed"] * 5
     assert summary["metrics"]["accuracy_image"] > 0.7

@@ -8,11 +8,26 @@ from pathlib import Path
 import pytest
 
 from examples.table.__main__ import reached, when
-from examples.table.jobs import Table, tables
+from examples.table.jobs import Job, Table, tables
+from flame_run.cli import main
 from tests.examples.pages import REPOSITORY
 
 BY_ROUNDS = Table(name="t", title="", jobs=(), target=0.9)
 BY_CLOCK = Table(name="t", title="", jobs=(), target=0.9, by="virtual_seconds")
+JOBS = [pytest.param(job, id=f"{table.name}-{job.name}") for table in tables("torchvision://MNIST", seeds=1) for job in table.jobs]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_of_every_table_plans_without_a_problem(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status = main(["plan", "--json", *job.overrides])
+    output = capsys.readouterr()
+    assert (status, output.err) == (0, "")
+    planned = json.loads(output.out)
+    assert len([worker for worker in planned["workers"] if worker["dataset"] is not None]) in (20, 100)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_job_of_the_last_table_runs_and_is_printed_with_its_seeds(tmp_path: Path) -> None:
