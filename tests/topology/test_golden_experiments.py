@@ -151,11 +151,6 @@ GOLDEN: dict[str, list[Row]] = {
         ("aggregator-0", {"param-channel": "default"}, None, "default"),
     ],
 }
-GOLDEN["two_consumers"] = [
-    *[(f"image-trainer-{i}", {"image-channel": "default"}, f"pictures-{i + 1}", "default") for i in range(2)],
-    *[(f"table-trainer-{i}", {"table-channel": "default"}, f"tables-{i + 1}", "default") for i in range(2)],
-    ("aggregator-0", {"image-channel": "default", "table-channel": "default"}, None, "default"),
-]
 GOLDEN["async_two_tier"] = GOLDEN["eager"] = GOLDEN["mnist_two_tier"]
 GOLDEN["async_hierarchical"] = GOLDEN["mnist_hierarchical"]
 ROOTS = {"mnist_parallel": 3, "realms": 3}
