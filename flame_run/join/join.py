@@ -42,8 +42,8 @@ def join(arguments: Sequence[str]) -> int:
             _take_part(request, interrupted)
         except KeyboardInterrupt:
             raise Interrupted(INTERRUPTED) from None
-        except FlameRunError as error:
-            if interrupted():
+        except Exception as error:
+            if interrupted():  # an import that is cut off fails in ways of its own
                 raise Interrupted(INTERRUPTED) from error
             if isinstance(error, SessionRefused):
                 raise JoinRefused(f"the controller refuses {request.worker}: {error}") from error
