@@ -17,7 +17,9 @@ from roles.context import Context
 from roles.coordination.asking import Asking
 from roles.errors import RoundFailed
 from roles.kinds import EXCLUDE, PHASE, SURVEY, TICKET, TRAIN, VIRTUAL_TIME, ticket_of
-from roles.lending.loans import Loans, Watch
+from roles.lending.loans import Loans
+from roles.lending.losses import Losses
+from roles.lending.watch import Watch
 from roles.role import Role
 from roles.root import Root
 from roles.rounds.average import WeightedSum
@@ -136,7 +138,8 @@ class Aggregator(Role):
         """
         if task.parent is not None:
             log.warning("%s closes without an update: %s", self.context.name, error)
-            self.upward.skip(task.parent, task.ticket, task.round, str(error), fault=not error.lost)
+            fault, starved = not error.lost, error.starved
+            self.upward.skip(task.parent, task.ticket, task.round, str(error), fault=fault, starved=starved)
             return
         self._attempts += 1
         self.below.choice.again()
@@ -177,7 +180,7 @@ class Aggregator(Role):
         channel = self.channel("coordinate")
         timeout = self.context.settings.quorum_of(channel.spec.name).rejoin_timeout
         # Those below a root are its own; they need no lending.
-        return Loans(channel, timeout) if self.bound("fetch") else Watch(channel, timeout)
+        return Loans(channel, timeout) if self.bound("fetch") else Losses(channel, timeout)
 
     def needed_ends(self, channel: ChannelSpec, gone: int) -> int:
         """As many of the ends below as a round needs; all of those above, or one. Where no round is left, nobody.

@@ -14,8 +14,9 @@ from roles.coordination import levels
 from roles.coordination.assign import Candidates, assign
 from roles.coordination.attendance import Attendance
 from roles.errors import UnexpectedMessage
-from roles.kinds import ASK, ASSIGN, BORROW, END, EXCLUDE, LOAD
+from roles.kinds import ASK, ASSIGN, BORROW, END, EXCLUDE, LOAD, LOST
 from roles.lending.desk import Desk
+from roles.lending.words import heard
 from roles.presence import Stranded
 from roles.role import Role, lost
 from roles.tags import COORDINATE_WITH_LEAF as LEAF
@@ -23,7 +24,7 @@ from roles.tags import COORDINATE_WITH_MIDDLE as MIDDLE
 from roles.tags import COORDINATE_WITH_TOP as TOP
 from roles.tags import COORDINATE_WITH_TRAINER as TRAINER
 from roles.tags import function
-from roles.upward import next_event
+from roles.upward import ends_of, next_event
 from transports.base import Arrived, Channel, ChannelSpec, Event, Joined
 from transports.message import Message, Scalar
 
@@ -99,7 +100,9 @@ class Coordinator(Role):
             for asker in self.channel(asking).spec.ends
         }
         attendance = self._attendance
-        desk = self._desk = Desk(meets, trainers, attendance.presence[TRAINER], attendance.quorums[TRAINER].rejoin_timeout)
+        timeout, buffer = attendance.quorums[TRAINER].rejoin_timeout, self.context.strategy.buffer(root=True)
+        repeat = buffer is not None and buffer.repeat
+        desk = self._desk = Desk(meets, trainers, attendance.presence[TRAINER], timeout, repeat=repeat)
         while not self._over:
             while (event := self._event(0.0)) is not None:
                 self._note(event)
@@ -252,6 +255,9 @@ class Coordinator(Role):
         elif header.kind == BORROW and self._desk is not None and tag == self._levels[-2]:
             self._note_request(self._desk, event)
             return
+        elif header.kind == LOST and self._desk is not None and tag == TOP:
+            self._desk.lost(ends_of(header.scalars), time.monotonic())
+            _tell(self.channel(TOP), header.round, {event.end: ()}, {event.end: heard(header.scalars)})
         elif header.kind == ASK and tag == TOP:
             self._question = Question(header.round, event.end, event.at)
         elif header.kind == END and tag == TOP:

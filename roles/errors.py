@@ -13,11 +13,15 @@ class RoleError(Exception):
 
 
 class RoundFailed(RoleError):
-    """Too few ends delivered a usable update. `lost`: all those that are missing were lost, which has a cause elsewhere."""
+    """Too few ends delivered a usable update.
 
-    def __init__(self, text: str, *, lost: bool = False) -> None:
+    `lost`: all those that are missing were lost, which has a cause elsewhere; `starved`: none could be lent, which is no loss.
+    """
+
+    def __init__(self, text: str, *, lost: bool = False, starved: bool = False) -> None:
         super().__init__(text)
         self.lost = lost
+        self.starved = starved
 
 
 class StateLost(RoleError):

@@ -12,7 +12,8 @@ UPDATE: Final = "update"
 """The answer to a model: what became of it, under the ticket of that model."""
 
 SKIP: Final = "skip"
-"""The answer to a model by an end that has no update: `reason`, and `fault`, whether more than lost workers is behind it."""
+"""The answer to a model by an end that has no update: `reason`; `fault`, whether more than lost workers is behind it; `starved`,
+whether nobody could be lent to it, which is no loss."""
 
 COVERED: Final = "covered"
 """The answer to a model by an end whose update is in that of another one: `by`, the other end."""
@@ -31,6 +32,10 @@ the name of the aggregator above, for one that could have several. In an asynchr
 BORROW: Final = "borrow"
 """From an aggregator of an asynchronous job to its coordinator: how many trainers it wants, and which ones it gives back; see
 `roles.lending.words`."""
+
+LOST: Final = "lost"
+"""From the root of an asynchronous job to its coordinator: it has lost the aggregators `ends`, a JSON list of names, and has no
+sum of them in its open round. It is answered with an assignment without ends of the same `number`."""
 
 LOAD: Final = "load"
 """From a trainer to its coordinator: `samples`, how much it trains on."""

@@ -92,7 +92,10 @@ class Upward:
         """
         while True:
             step = self._step(model=True)
-            if isinstance(step, Take):
+            if isinstance(step, Take) and self._answered(step.offer):
+                # It came twice, the second time before the answer to the first was taken.
+                self._refuse_again(step.offer)
+            elif isinstance(step, Take):
                 message = self._fetch(step)
                 if message is not None:
                     return message
@@ -113,9 +116,12 @@ class Upward:
             log.warning("%s: %s was lost during the update of round %d: %s", self._name, parent, update.round, outcome.reason)
         return outcome
 
-    def skip(self, parent: str, ticket: str | None, round: int, reason: str, *, fault: bool) -> None:
-        """Tell `parent` that there will be no update of `round`; `fault`: not only because workers were lost."""
-        self._send(SKIP, parent, ticket, round, {"reason": reason, "fault": fault})
+    def skip(self, parent: str, ticket: str | None, round: int, reason: str, *, fault: bool, starved: bool = False) -> None:
+        """Tell `parent` that there will be no update of `round`.
+
+        `fault`: not only because workers were lost; `starved`: because none could be lent.
+        """
+        self._send(SKIP, parent, ticket, round, {"reason": reason, "fault": fault, "starved": starved})
 
     def covered(self, parent: str, ticket: str | None, round: int, by: str) -> None:
         """Tell `parent` that the update of `round` is in that of `by`, another of its ends."""
@@ -179,14 +185,22 @@ class Upward:
                 offer.accept()
                 parent = header.scalars.get("parent")
                 self._follow.assigned(Assignment(header.round, ends_of(header.scalars), None if parent is None else str(parent)))
-            elif self._taken is not None and ticket_of(header.scalars) == self._taken:
-                offer.refuse(f"the update of round {header.round} was taken")
+            elif self._answered(offer):
+                self._refuse_again(offer)
             else:
                 self._replace(self._follow.offered(event.end, offer))
         else:
             expected = [ASSIGN if coordinator else MODEL, END]
             offer.refuse(f"kind {header.kind!r} is not expected here")
             raise UnexpectedMessage(f"{event.end} sent {header.kind!r} where one of {expected} is expected")
+
+    def _answered(self, offer: Offer) -> bool:
+        """Whether a model is the one that was answered last."""
+        return self._taken is not None and ticket_of(offer.header.scalars) == self._taken
+
+    @staticmethod
+    def _refuse_again(offer: Offer) -> None:
+        offer.refuse(f"the update of round {offer.header.round} was taken")
 
     @staticmethod
     def _replace(former: Offer | None) -> None:

@@ -28,13 +28,20 @@ class Desk:
         trainers: all of them, in the order of the plan.
         presence: of the trainers; kept by the caller.
         rejoin_timeout: seconds for which a trainer that is away is waited for.
+        repeat: whether several updates of one trainer may count in one step of the root.
     """
 
     def __init__(
-        self, meets: Mapping[str, Sequence[str]], trainers: Sequence[str], presence: Presence, rejoin_timeout: float
+        self,
+        meets: Mapping[str, Sequence[str]],
+        trainers: Sequence[str],
+        presence: Presence,
+        rejoin_timeout: float,
+        *,
+        repeat: bool = False,
     ) -> None:
         # Loans of a coordinator that was started anew are not taken for those of its predecessor.
-        self._lending = Lending(meets, trainers, prefix=f"{secrets.token_hex(4)}-")
+        self._lending = Lending(meets, trainers, prefix=f"{secrets.token_hex(4)}-", repeat=repeat)
         self._trainers = frozenset(trainers)
         self._presence = presence
         self._round = 0
@@ -68,6 +75,11 @@ class Desk:
         """`end` gets no more models."""
         self._lending.exclude(end)
 
+    def lost(self, askers: Sequence[str], now: float) -> None:
+        """The root has lost these, and has no sum of them in its open round."""
+        for asker in askers:
+            self._lending.gone(asker, now)
+
     def requested(self, asker: str, header: Header, now: float) -> None:
         """An aggregator asks, or gives back.
 
@@ -82,7 +94,7 @@ class Desk:
                 self._lending.keeps(asker, trainer, number)
         for number in request.done:
             self._lending.returns(asker, number, now)
-        self._lending.asks(asker, request.room, request.without, now)
+        self._lending.asks(asker, request.room, request.without, now, taken=request.taken, holds=request.held)
         self._numbers[asker] = request.number
 
     def until(self) -> float | None:
@@ -100,4 +112,5 @@ class Desk:
         for loan in self._lending.grants():
             by_asker.setdefault(loan.asker, []).append(loan)
         told = [Told(asker, tuple(loan.trainer for loan in loans), grant(loans)) for asker, loans in by_asker.items()]
-        return told + [Told(asker, (), nobody(self._numbers[asker])) for asker in self._lending.starving()]
+        starving = [(asker, self._lending.hopeless(asker)) for asker in self._lending.starving()]
+        return told + [Told(asker, (), nobody(self._numbers[asker], final=final)) for asker, final in starving]

@@ -1,106 +1,14 @@
-"""An aggregator of an asynchronous job and its coordinator: borrows trainers and gives them back, and hears the end."""
-
-import logging
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+"""An aggregator of an asynchronous job and its coordinator: borrows trainers and gives them back."""
 
 from typing_extensions import override
 
-from roles.kinds import ASSIGN, BORROW, END
+from roles.kinds import BORROW
 from roles.lending.gather import LentGather
+from roles.lending.watch import Watch
 from roles.lending.words import Request, numbers_of
-from roles.presence import Presence, Stranded
-from roles.role import expect, lost
-from roles.rounds.average import WeightedSum
-from roles.rounds.round import Round
 from roles.upward import ends_of
-from transports.base import Arrived, Channel, Event, Joined, Left
-from transports.errors import WaitTimeout
+from transports.base import Channel
 from transports.message import Header, Message
-
-log = logging.getLogger(__name__)
-
-
-class Watch:
-    """Follows whether the coordinator is there, for those who need nothing else of it.
-
-    Args:
-        channel: of the coordinator.
-        timeout: seconds for which it is waited for when it is away.
-    """
-
-    def __init__(self, channel: Channel, timeout: float) -> None:
-        self.channel = channel
-        self._timeout = timeout
-        self._presence = Presence(channel.spec.ends, time.monotonic())
-        self._over = False
-
-    def receive(self, receive: Callable[[float | None], Event], timeout: float | None) -> Event:
-        """The next event of what `receive` waits on.
-
-        Raises:
-            WaitTimeout: none came within `timeout` seconds.
-            PeerLost: the coordinator is gone.
-        """
-        self.settle()
-        until = None if timeout is None else time.monotonic() + timeout
-        while True:
-            now = time.monotonic()
-            patience = None if self._over else self._presence.patience(now, self._timeout)
-            if isinstance(patience, Stranded):
-                raise lost(patience.end, patience.reason)
-            limit = min((each for each in (until, patience) if each is not None), default=None)
-            try:
-                return receive(None if limit is None else max(0.0, limit - now))
-            except WaitTimeout:
-                if until is not None and time.monotonic() >= until:
-                    raise
-
-    def note(self, event: Event) -> bool:
-        """Take one event into account; whether it was of the coordinator.
-
-        Raises:
-            UnexpectedMessage: the coordinator sent something else.
-        """
-        if event.channel != self.channel.spec.name:
-            return False
-        if isinstance(event, Joined):
-            self._presence.joined(event.end)
-            self.greet()
-        elif isinstance(event, Left):
-            self._presence.left(event.end, event.reason, final=event.final or event.clean, now=time.monotonic())
-        else:
-            self._note_message(event)
-        return True
-
-    def _note_message(self, event: Arrived) -> None:
-        header = event.offer.header
-        expect(header.kind, [ASSIGN, END], event.end)
-        event.offer.accept()
-        if header.kind == END:
-            self._over = True
-            self.stop()
-        else:
-            self.assigned(header)
-
-    def begin(self, round: int) -> None:
-        """A round begins."""
-
-    def end(self) -> None:
-        """The round is over."""
-
-    def settle(self) -> None:
-        """Say what has changed."""
-
-    def greet(self) -> None:
-        """The coordinator is there, for the first time or again."""
-
-    def assigned(self, header: Header) -> None:
-        """The coordinator has spoken."""
-
-    def stop(self) -> None:
-        """The job is over."""
 
 
 class Loans(Watch):
@@ -113,8 +21,12 @@ class Loans(Watch):
         self._open = False
         self._held: dict[str, str] = {}
         """Trainer -> number of the loan."""
+        self._newest: dict[str, str] = {}
+        """Trainer -> number of its last loan, even where that was given back."""
+        self._replaced: list[str] = []
+        """Loans of trainers that were lent anew before they were given back."""
         self._count = 0
-        self._said: tuple[int, tuple[str, ...]] | None = None
+        self._said: tuple[int, tuple[str, ...], tuple[str, ...]] | None = None
         """The last request, without what changes in each."""
 
     def attach(self, gather: LentGather) -> LentGather:
@@ -141,16 +53,17 @@ class Loans(Watch):
             return  # whoever comes back is told everything
         gather = self._gather
         done = [trainer for trainer in self._held if gather is None or not gather.holds(trainer)]
-        numbers = tuple(self._held.pop(trainer) for trainer in done)
-        wanting = gather is not None and self._open
-        said = (gather.room, gather.useless) if gather is not None and wanting else (0, ())
+        numbers = (*self._replaced, *(self._held.pop(trainer) for trainer in done))
+        self._replaced.clear()
+        room, useless = (gather.room, gather.useless) if gather is not None and self._open else (0, ())
+        said = (room, useless, () if gather is None else gather.taken)
         if not numbers and said == self._said:
             return
         if gather is not None:
             gather.starve("")
         self._said = said
         self._count += 1
-        request = Request(number=self._count, room=said[0], without=said[1], done=numbers, held=self._held)
+        request = Request(number=self._count, room=room, without=useless, taken=said[2], done=numbers, held=self._held)
         self.channel.send(Message(kind=BORROW, round=self._round, scalars=request.scalars()), sorted(self._presence.present))
 
     @override
@@ -163,10 +76,13 @@ class Loans(Watch):
         trainers = ends_of(header.scalars)
         if not trainers:
             if self._gather is not None and header.scalars.get("number") == self._count:
-                self._gather.starve(str(header.scalars.get("reason")))
+                self._gather.starve(str(header.scalars.get("reason")), final=bool(header.scalars.get("final")))
             return
         for trainer, number in zip(trainers, numbers_of(header.scalars), strict=True):
-            self._held[trainer] = number
+            if self._newest.get(trainer) == number:
+                continue  # it is said twice
+            self._replaced += [self._held[trainer]] if trainer in self._held else []
+            self._held[trainer] = self._newest[trainer] = number
             if self._gather is not None and self._open:
                 self._gather.lend(trainer)
         self.settle()
@@ -175,42 +91,3 @@ class Loans(Watch):
     def stop(self) -> None:
         if self._gather is not None:
             self._gather.stop("the job is over")
-
-
-class WatchedRound(Round):
-    """A round of an asynchronous aggregator that listens to its coordinator, too.
-
-    Args:
-        watch: what becomes of the coordinator's events.
-        arguments: see `Round`.
-        options: see `Round`.
-    """
-
-    def __init__(self, watch: Watch, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._watch = watch
-
-    @override
-    def begin(self, model: Message, members: Sequence[str]) -> None:
-        super().begin(model, members)
-        self._watch.begin(model.round)
-
-    @override
-    def _close(self) -> None:
-        super()._close()
-        self._watch.end()
-
-    @override
-    def _give_up(self) -> None:
-        super()._give_up()
-        self._watch.end()
-
-    @override
-    def note(self, event: Event, total: WeightedSum) -> None:
-        if not self._watch.note(event):
-            super().note(event, total)
-
-    @override
-    def _fold(self, end: str, total: WeightedSum) -> None:
-        super()._fold(end, total)
-        self._watch.settle()

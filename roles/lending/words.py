@@ -20,6 +20,8 @@ class Request:
     """How many trainers it wants to have at a time, those that it has included; 0 between its rounds."""
     without: tuple[str, ...] = ()
     """Trainers that it has no use for at the moment."""
+    taken: tuple[str, ...] = ()
+    """Trainers whose updates are in its sum, which it makes or has handed up; nobody where one may count several times."""
     done: tuple[str, ...] = ()
     """The numbers of the loans that it gives back."""
     held: Mapping[str, str]
@@ -27,7 +29,8 @@ class Request:
 
     def scalars(self) -> dict[str, Scalar]:
         """As a message carries it."""
-        texts = {"without": list(self.without), "done": list(self.done), "held": dict(self.held)}
+        lists = {"without": self.without, "taken": self.taken, "done": self.done}
+        texts = {**{name: list(names) for name, names in lists.items()}, "held": dict(self.held)}
         return {"number": self.number, "room": self.room, **{name: json.dumps(value) for name, value in texts.items()}}
 
     @classmethod
@@ -38,11 +41,11 @@ class Request:
             UnexpectedMessage: it carries something else.
         """
         number, room = scalars.get("number"), scalars.get("room")
-        without, done, held = (_parsed(scalars.get(name)) for name in ("without", "done", "held"))
-        texts = _are_texts(without) and _are_texts(done) and isinstance(held, dict) and _are_texts(list(held.values()))
+        without, taken, done, held = (_parsed(scalars.get(name)) for name in ("without", "taken", "done", "held"))
+        texts = all(map(_are_texts, (without, taken, done))) and isinstance(held, dict) and _are_texts(list(held.values()))
         if not (isinstance(number, int) and isinstance(room, int) and room >= 0 and texts):
             raise UnexpectedMessage(f"a request for trainers that holds {dict(scalars)!r}")
-        return cls(number=number, room=room, without=tuple(without), done=tuple(done), held=held)
+        return cls(number=number, room=room, without=tuple(without), taken=tuple(taken), done=tuple(done), held=held)
 
 
 def grant(loans: Sequence[Loan]) -> dict[str, Scalar]:
@@ -62,9 +65,20 @@ def numbers_of(scalars: Mapping[str, Scalar]) -> tuple[str, ...]:
     return tuple(numbers)
 
 
-def nobody(number: int) -> dict[str, Scalar]:
-    """What an assignment without trainers says: nobody is to be expected for the request of that number."""
-    return {"number": number, "reason": "every other trainer is gone, or with an aggregator that is between its rounds"}
+def nobody(number: int, *, final: bool = False) -> dict[str, Scalar]:
+    """What an assignment without trainers says: nobody is to be expected for the request of that number, for now or at all."""
+    reason = "every other trainer is gone, has its update in another aggregator's sum, or is with one that is between its rounds"
+    return {"number": number, "reason": reason, "final": final}
+
+
+def losses(number: int, ends: Sequence[str]) -> dict[str, Scalar]:
+    """What a root says of aggregators that it has lost, and that its open round has no sum of; the newest such word counts."""
+    return {"number": number, "ends": json.dumps(list(ends))}
+
+
+def heard(scalars: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """What the coordinator answers to that."""
+    return {"number": scalars.get("number", 0)}
 
 
 def _parsed(value: Scalar | None) -> Any:

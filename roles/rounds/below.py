@@ -8,8 +8,10 @@ from functools import partial
 from roles.codecs.messages import codec_for, pack, restore
 from roles.context import Context
 from roles.kinds import SURVEY, TRAIN, VIRTUAL_TIME
-from roles.lending.gather import LentGather
-from roles.lending.loans import Loans, Watch, WatchedRound
+from roles.lending.gather import LendersGather, LentGather
+from roles.lending.loans import Loans
+from roles.lending.losses import Losses
+from roles.lending.watch import Watch, WatchedRound
 from roles.part import Report
 from roles.rounds.average import WEIGHTS, WeightedSum
 from roles.rounds.choice import Choice
@@ -177,12 +179,12 @@ class Below:
     def _gather(self) -> Gather:
         assert self._buffer is not None
         needed = None if self.quorum.tolerant else self.quorum.needed(len(self.names), 0)
-        virtual = self.context.settings.simulated is not None
+        virtual, rejoin_timeout = self.context.settings.simulated is not None, self.quorum.rejoin_timeout
         if isinstance(self._watch, Loans):
-            return self._watch.attach(
-                LentGather(self.names, self._buffer, needed=needed, rejoin_timeout=self.quorum.rejoin_timeout)
-            )
-        return Gather(self.names, self._buffer, needed=needed, rejoin_timeout=self.quorum.rejoin_timeout, virtual=virtual)
+            return self._watch.attach(LentGather(self.names, self._buffer, needed=needed, rejoin_timeout=rejoin_timeout))
+        if isinstance(self._watch, Losses):
+            return self._watch.attach(LendersGather(self.names, self._buffer, needed=needed, rejoin_timeout=rejoin_timeout))
+        return Gather(self.names, self._buffer, needed=needed, rejoin_timeout=rejoin_timeout, virtual=virtual)
 
     def _report(self, task: Task, missing: Mapping[str, str], excluded: Iterable[str]) -> None:
         """Say what a round went without."""

@@ -10,9 +10,9 @@ from typing import Literal
 
 from roles.presence import Away
 
-Why = Literal["lost", "excluded", "refused", "late", "short"]
+Why = Literal["lost", "excluded", "refused", "late", "short", "starved"]
 """What kept an end from delivering: it is not there, it gets no more models, what it sent was bad, it took too long, it lacks
-ends of its own."""
+ends of its own, these work for others at the moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,11 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """The round cannot reach its quorum. `lost`: all that are missing are ends that are not there."""
+    """The round cannot reach its quorum. `lost`: all that are missing are not there; `starved`: they work for others."""
 
     reason: str
     lost: bool
+    starved: bool = False
 
 
 Step = Fold | Wait | Close | Short

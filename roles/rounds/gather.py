@@ -68,6 +68,8 @@ class Gather:
         self._reasons: dict[str, str] = {}
         self._sitting_out: set[str] = set()
         """Who sits this round out for lack of its own ends."""
+        self._starved: set[str] = set()
+        """Who does so because they work for others: no loss, so it counts as able."""
         self._total = len(ends)
         self._needed = needed
         self._virtual = virtual
@@ -77,6 +79,7 @@ class Gather:
         """A new round: what is in the buffer was used."""
         self.folded.clear()
         self._sitting_out.clear()
+        self._starved.clear()
         self.missing = dict(self._reasons)
 
     def expects(self, end: str) -> bool:
@@ -140,6 +143,7 @@ class Gather:
             self._reasons[end] = reason
         elif end not in self._gone:
             self._sitting_out |= {end} if why == "short" else set()
+            self._starved |= {end} if why == "starved" else set()
             self._free(end)
 
     def spares(self, end: str) -> bool:  # noqa: ARG002 - as in a synchronous round
@@ -206,7 +210,8 @@ class Gather:
     def _short(self, able: int) -> Short:
         reasons = "; ".join(f"{end}: {reason}" for end, reason in self.missing.items())
         reason = f"{able} of {self._total} ends can deliver, {self._needed or 1} are needed ({reasons})"
-        return Short(reason, lost=all(self._gone.get(end) == "lost" or end in self._sitting_out for end in self.missing))
+        blameless = {*self._sitting_out, *self._starved}
+        return Short(reason, lost=all(self._gone.get(end) == "lost" or end in blameless for end in self.missing))
 
     def _until(self) -> float | None:
         return min((away.since + self.rejoin_timeout for away in self._away.values()), default=None)

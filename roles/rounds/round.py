@@ -11,13 +11,13 @@ from roles.kinds import AGAIN, COVERED, SKIP, TICKET, TURN, VIRTUAL_TIME, ticket
 from roles.part import Report
 from roles.rounds.average import WeightedSum
 from roles.rounds.check import check_header
-from roles.rounds.collect import Close, Collect, Fold, Short
+from roles.rounds.collect import Close, Collect, Fold, Short, Why
 from roles.rounds.ends import Asked, Ends
 from roles.rounds.gather import Ask, Gather
 from roles.rounds.intake import Intake
 from roles.upward import next_event
 from transports.base import Arrived, Event, Joined, Left
-from transports.message import Message, Scalar
+from transports.message import Header, Message, Scalar
 
 SENDINGS = 3
 """How often an end that cannot read the model of a round is sent it once more."""
@@ -99,7 +99,7 @@ class Round:
                 return
             if isinstance(step, Short):
                 self._give_up()
-                raise RoundFailed(f"round {self._model.round}: {step.reason}", lost=step.lost)
+                raise RoundFailed(f"round {self._model.round}: {step.reason}", lost=step.lost, starved=step.starved)
             if isinstance(step, Fold):
                 self._fold(step.end, total)
                 continue
@@ -183,7 +183,7 @@ class Round:
         elif header.kind in (SKIP, AGAIN):
             offer.accept()
             if current:
-                self._note_refusal(end, header.kind == AGAIN, str(header.scalars.get("reason")), bool(header.scalars.get("fault")))
+                self._note_refusal(end, header)
         elif asked is None or not current:
             self._ends.turn_away(offer, end, self._why_not(end, header.round))
         else:
@@ -209,8 +209,9 @@ class Round:
         report = Report(end=end, round=asked.round, scalars=header.scalars, samples=samples, seconds=seconds)
         self._intake.offered(end, offer, report, time)
 
-    def _note_refusal(self, end: str, again: bool, reason: str, fault: bool) -> None:
+    def _note_refusal(self, end: str, header: Header) -> None:
         """`end` has no update of this round, or could not read the model."""
+        again, reason = header.kind == AGAIN, str(header.scalars.get("reason"))
         self._unread[end] += again
         if again and self._unread[end] <= SENDINGS:
             # One that is asynchronous is asked in its turn: between rounds there is no model to send.
@@ -219,7 +220,9 @@ class Round:
         elif again:
             self._collect.lost(end, f"could not read the model: {reason}", "refused")
         else:
-            self._collect.lost(end, reason, "short" if self._asynchronous else "refused" if fault else "lost")
+            synchronous: Why = "refused" if header.scalars.get("fault") else "lost"
+            asynchronous: Why = "starved" if header.scalars.get("starved") else "short"
+            self._collect.lost(end, reason, asynchronous if self._asynchronous else synchronous)
 
     def _why_not(self, end: str, round: int) -> str:
         if end in self._ends.excluded:

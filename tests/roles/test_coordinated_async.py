@@ -13,7 +13,8 @@ import torch
 from roles.aggregator import Aggregator
 from roles.algorithms.fedbuff import FedBuff
 from roles.coordinator import NOTHING, Coordinator, More
-from roles.lending.loans import Loans, Watch
+from roles.lending.loans import Loans
+from roles.lending.watch import Watch
 from roles.role import Role
 from roles.rounds.average import WeightedSum
 from roles.rounds.task import Task as Round

@@ -67,6 +67,14 @@ def test_an_end_is_given_back_when_it_is_lost_away_or_its_update_was_refused() -
     assert not some.useless
 
 
+def test_an_end_that_was_lent_once_more_before_its_update_was_known_to_be_added_is_not_taken() -> None:
+    some = gather()
+    train(some, "t-1")
+    deliver(some, "t-1")
+    some.lend("t-1")
+    assert not some.holds("t-1")
+
+
 def test_an_end_that_is_away_is_not_taken() -> None:
     some = gather()
     some.away("t-1", "broken pipe", 1.0)
@@ -107,7 +115,9 @@ def test_a_starved_round_closes_with_what_it_has_once_nobody_trains() -> None:
 def test_a_starved_round_without_any_update_is_short_and_says_why() -> None:
     some = gather()
     some.starve("all are elsewhere")
-    assert some.next(1.0) == Short("no end was lent: all are elsewhere", lost=True)
+    assert some.next(1.0) == Short("no end was lent: all are elsewhere", lost=True, starved=True)
+    some.starve("all are gone", final=True)
+    assert some.next(1.0) == Short("no end was lent: all are gone", lost=True)
 
 
 def test_a_loan_or_another_word_ends_the_starving() -> None:
