@@ -66,7 +66,7 @@ bench: dev  ## measure everything beside what the machine could do (about an hou
 bench-quick: dev  ## the same once and smaller (minutes): whether it works, not how fast
 	$(BIN)/python -m tests.benchmarks --quick $(BENCH)
 
-table: install  ## train what papers report and print it beside theirs (about half an hour; TABLE="--only NAME --mnist URL", see --help)
+table: install  ## train what papers report and print it beside theirs (less than an hour; TABLE="--only NAME --mnist URL", see --help)
 	$(BIN)/python -m examples.table $(TABLE)
 
 wheel: dev  ## build the wheel into dist/
