@@ -10,7 +10,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flame_run.config.folder import groups
+from flame_run.config.folder import groups, options
 from flame_run.errors import InvalidConfig, Problem
 
 HydraRefusal = (HydraException, OmegaConfBaseException)
@@ -34,14 +34,27 @@ def explain(error: Exception, overrides: Sequence[str], defaults: DictConfig | N
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return InvalidConfig([_missing_option(error)])
     if isinstance(error, OverrideParseException):
-        return InvalidConfig([Problem(f"command line: {error.override}", error.override, _first_line(error))])
+        return InvalidConfig([_unparsed(str(error.override), error)])
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return InvalidConfig([_bad_key(cause, overrides, defaults)])
+    swept = re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", _first_line(error))
+    if swept is not None:
+        reason, legal = "several values, and this is one run", f"flame-run -m ... for a run of each, or a list: [{swept[2]}]"
+        return InvalidConfig([Problem(swept[1], swept[2], reason, legal)])
     key = re.search(r"Could not override '([^']+)'", str(error))
     if key is not None:
         return InvalidConfig([_unknown_key(key[1], overrides, defaults)])
     return InvalidConfig([Problem("configuration", " ".join(overrides), _first_line(error))])
+
+
+def _unparsed(word: str, error: OverrideParseException) -> Problem:
+    place = f"command line: {word}"
+    if "=" in word:
+        return Problem(place, word, _first_line(error))
+    close = difflib.get_close_matches(word, options("experiment"), n=1, cutoff=0.5)
+    guess = f"did you mean experiment={close[0]}? " if close else ""
+    return Problem(place, word, "not an override (key=value)", f"{guess}flame-run --help")
 
 
 def _missing_option(error: MissingConfigException) -> Problem:

@@ -132,6 +132,8 @@ def _from_cifar(path: Path, split: Split) -> tuple[Any, Any]:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    if path.is_file() and not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and recommend to load it as one
+        raise DataError("file", str(path), "not a .npz archive of plain arrays: the file is no zip archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)

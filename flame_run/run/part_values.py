@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from flame_run.config.folder import conf_dir
 from flame_run.documents.spelling import legal_values
 from flame_run.errors import Problem
+from flame_run.run.kinds_of_values import mistyped
 from flame_run.run.privacy_fit import of_sums
 from flame_run.topology.plan import Plan
 
@@ -55,6 +56,10 @@ def _check(cfg: DictConfig, group: str, node: Mapping[str, Any], plan: Plan) -> 
     if unknown and not any(each.kind is each.VAR_KEYWORD for each in keys.values()):
         for key in unknown:
             yield Problem(f"{group}.{key}", node[key], f"{found.__name__} has no such key", legal_values(key, list(keys)))
+        return
+    wrong = list(mistyped(found, node, group))
+    if wrong:
+        yield from wrong
         return
     try:
         part = instantiate(node)

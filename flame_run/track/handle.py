@@ -5,8 +5,8 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,8 +46,23 @@ Spawn = Callable[[Target, TrackSettings, Connection], Process]
 def spawn_process(target: Target, settings: TrackSettings, connection: Connection) -> Process:
     """Run the tracker in a fresh interpreter: slower to start than a forked one, but it needs nothing from the caller."""
     process = multiprocessing.get_context("spawn").Process(target=target, args=(settings, connection), name="tracker", daemon=True)
-    process.start()
+    with _known_start_method():
+        process.start()
     return process
+
+
+@contextmanager
+def _known_start_method() -> Iterator[None]:
+    """A spawned process takes over the default start method; one that a library added (loky, of joblib) is unknown to it."""
+    default = multiprocessing.get_start_method(allow_none=True)
+    if default is None or default in multiprocessing.get_all_start_methods():
+        yield
+        return
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(default, force=True)
 
 
 def start_tracker(settings: TrackSettings, spawn: Spawn = spawn_process) -> "Tracker":
@@ -135,7 +150,7 @@ class Tracker:
                 process.join(GRACE)
                 status = process.exitcode
                 self._failure = (
-                    f"the tracker ended with exit status {status} during {self._phase} (see {LOG_FILE} in the run folder)"
+                    f"the tracker ended with exit status {status}: it was at {self._phase} (see {LOG_FILE} in the run folder)"
                 )
                 return None
             if not ready:

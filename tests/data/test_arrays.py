@@ -189,6 +189,9 @@ def test_npz_of_objects_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.array([{}, {}]), y=Y[:2])
     with pytest.raises(DataError, match=r"not a \.npz archive of plain arrays"):
         load_arrays(tmp_path / "d.npz", "train")
+    (tmp_path / "d.npz").write_bytes(b"hello")
+    with pytest.raises(DataError, match="the file is no zip archive"):
+        load_arrays(tmp_path / "d.npz", "train")
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ def test_completion_offers_experiments(tmp_path: Path) -> None:
         (["job.hyperparameters.roundz=3"], "job.hyperparameters.roundz", "did you mean 'rounds'"),
         (["jobb.name=x"], "jobb", "did you mean 'job'"),
         (["launcher=cohort", "launcher.procs=2"], "launcher.procs", "did you mean 'processes'"),
+        (["job.seed=0,1"], "job.seed", "flame-run -m"),
+        (["job.seed=1", "coordinated_async"], "command line: coordinated_async", "did you mean experiment=coordinated_async?"),
         (["schema=two_teir"], "schema", "did you mean 'two_tier'"),
         (["experiment=mnist_too_tier"], "experiment", "did you mean 'mnist_two_tier'"),
         (["transport.backend=carrier_pigeon"], "transport.backend", "auto"),

@@ -225,3 +225,14 @@ def test_the_runner_imports_neither_mlflow_nor_torch_for_it():
     code = f"import sys, flame_run, flame_run.track, flame_run.models_io; print({heavy} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert found.stdout.strip() == "set()"
+
+
+def test_a_start_method_that_a_library_has_made_the_default_does_not_reach_the_tracker() -> None:
+    # joblib's does so in its workers: a process that is spawned there would look for the method before anything is imported.
+    code = "import joblib, multiprocessing as m; m.set_start_method('loky', force=True)\n"
+    code += "from flame_run.track.handle import _known_start_method\n"
+    code += "from multiprocessing.spawn import get_preparation_data\n"
+    code += "with _known_start_method(): print(get_preparation_data('tracker')['start_method'])\n"
+    code += "print(m.get_start_method())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+    assert done.stdout.split() == ["spawn", "loky"], done.stderr
