@@ -29,7 +29,7 @@ dev: $(VENV)/.installed-dev  ## install what tests and checks need as well
 demo: install  ## run the flagship job on real data
 	$(BIN)/flame-run experiment=mnist_coordinated
 
-test: dev  ## run the tests (about 20 minutes on 2 cores)
+test: dev  ## run the tests (about 25 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not long" -n 2 --dist worksteal
 
 test-long: dev  ## run the tests that take minutes
